@@ -1,0 +1,60 @@
+// The classes of the module: packed weights, and the tape between forward and backward.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../rnn.h"
+
+namespace fusedrnn::bindings {
+
+namespace py = pybind11;
+
+// Weights packed for the kernels, together with the arrays they came from. Never changes: a new
+// version of the weights is a new object, so packed weights can't be stale.
+class PackedWeights : public std::enable_shared_from_this<PackedWeights> {
+ public:
+  PackedWeights(const Model& model, std::vector<std::string> names, py::object owner)
+      : model_(model), names_(std::move(names)), owner_(std::move(owner)) {}
+  virtual ~PackedWeights() = default;
+
+  // (y, state) of inference; (y, state, tape) of training.
+  virtual py::tuple infer(py::handle x, py::handle state, bool batch_first, py::handle out) = 0;
+  virtual py::tuple forward(py::handle x, py::handle state, bool batch_first, double dropout,
+                            DropoutKey key, py::handle out) = 0;
+  virtual const char* dtype() const = 0;
+
+  const Model& model() const { return model_; }
+  const std::vector<std::string>& names() const { return names_; }
+  const py::object& owner() const { return owner_; }
+
+ protected:
+  const Model model_;
+  const std::vector<std::string> names_;  // of the parameters, in their order
+  const py::object owner_;  // whose weights these are: layers know their own tapes by it
+};
+
+// One training call, until backward has used it up.
+class TapeHandle {
+ public:
+  virtual ~TapeHandle() = default;
+  // (d_x, d_state, [d_parameters in the order of the packed weights])
+  virtual py::tuple backward(py::handle dy, py::handle dstate, py::handle out) = 0;
+  virtual bool spent() const = 0;
+  virtual Index nbytes() const = 0;
+  virtual std::shared_ptr<PackedWeights> weights() const = 0;
+};
+
+// Checks `parameters` (torch's arrays, per layer, then direction: weight_ih, weight_hh and, with
+// `bias`, bias_ih, bias_hh) and packs them.
+std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& parameters,
+                                    const std::vector<std::string>& names, Index input_size,
+                                    Index hidden_size, int num_layers, bool bidirectional,
+                                    bool bias, const std::string& dtype, py::object owner);
+
+int cell_index(const std::string& name);
+
+}  // namespace fusedrnn::bindings

@@ -1,0 +1,16 @@
+// What differs between compilers, and nothing else.
+#pragma once
+
+#if defined(__CUDACC__)
+#define FUSEDRNN_INLINE __host__ __device__ __forceinline__
+#else
+#define FUSEDRNN_INLINE inline __attribute__((always_inline))
+#endif
+
+// Unrolls the loop that follows completely; its trip count is a small constant, and the arrays that
+// it indexes must become registers.
+#if defined(__clang__) || defined(__CUDACC__)
+#define FUSEDRNN_UNROLL _Pragma("unroll")
+#else
+#define FUSEDRNN_UNROLL _Pragma("GCC unroll 64")
+#endif

@@ -1,0 +1,68 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fusedrnn {
+
+namespace scalar {
+extern const KernelTable kernels;
+}
+#if defined(FUSEDRNN_X86)
+namespace avx2 {
+extern const KernelTable kernels;
+}
+namespace avx512 {
+extern const KernelTable kernels;
+}
+#endif
+
+const std::vector<Isa>& compiled_isas() {
+  static const std::vector<Isa> isas = [] {
+    std::vector<Isa> list{{"scalar", &scalar::kernels, true}};
+#if defined(FUSEDRNN_X86)
+    // The compiler's run time asks CPUID, and XGETBV for what the operating system saves.
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if defined(FUSEDRNN_EMULATE_AVX512)
+    const bool avx512 = avx2;
+#else
+    const bool avx512 =
+        avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    list.push_back({"avx2", &avx2::kernels, avx2});
+    list.push_back({"avx512", &avx512::kernels, avx512});
+#endif
+    return list;
+  }();
+  return isas;
+}
+
+const Isa& choose_isa(const std::string& forced) {
+  const Isa* best = nullptr;
+  std::string available, compiled;
+  for (const Isa& isa : compiled_isas()) {
+    compiled += (compiled.empty() ? "" : ", ") + std::string(isa.name);
+    if (!forced.empty() && forced == isa.name && !isa.available)
+      throw std::invalid_argument("FUSEDRNN_ISA: this machine can't execute '" + forced +
+                                  "' (available: " + available + ")");
+    if (!isa.available) continue;
+    available += (available.empty() ? "" : ", ") + std::string(isa.name);
+    if (forced.empty() || forced == isa.name) best = &isa;
+  }
+  if (best == nullptr)
+    throw std::invalid_argument("FUSEDRNN_ISA: expected one of " + compiled + ", got '" + forced +
+                                "'");
+  return *best;
+}
+
+const Isa& isa() {
+  static const Isa& chosen = [&]() -> const Isa& {
+    const char* forced = std::getenv("FUSEDRNN_ISA");
+    return choose_isa(forced == nullptr ? "" : forced);
+  }();
+  return chosen;
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,28 @@
+// Which kernels run: one table per compiled ISA, the best one that this machine can execute, or the
+// one that FUSEDRNN_ISA names.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernel_table.h"
+
+namespace fusedrnn {
+
+struct Isa {
+  const char* name;
+  const KernelTable* kernels;
+  bool available;  // this machine and its operating system can execute it
+};
+
+// Every compiled ISA, plainest first.
+const std::vector<Isa>& compiled_isas();
+
+// The ISA that `forced` names, or the best available one if it is empty. Throws
+// std::invalid_argument for a word that is no ISA and for one that can't run here.
+const Isa& choose_isa(const std::string& forced);
+
+// The ISA in use, by the environment variable FUSEDRNN_ISA; decided at the first call.
+const Isa& isa();
+
+}  // namespace fusedrnn

@@ -1,0 +1,210 @@
+// The forward time loop of one layer in one direction. Names no gate: Cell::spec says which slots
+// take up W x and R h, Cell::forward does the rest in registers.
+//
+//   for each chunk of time steps:   gates[chunk] = W x + b            one product, compute-bound
+//     for each step of the chunk:   a = gates + R h, cell(a) -> h'    a never goes to memory
+#pragma once
+
+#include "panels.h"
+
+namespace fusedrnn {
+
+template <class Cell, class V>
+class ForwardLayer {
+  using T = typename V::Scalar;
+  using L = Layout<Cell, V>;
+  static constexpr int S = L::slots;
+  static constexpr Index lanes = L::lanes;
+
+ public:
+  ForwardLayer(const LayerForward<T>& layer, Team team)
+      : p_(layer),
+        team_(team),
+        at_(L::forward(layer.input, layer.hidden)),
+        keep_(layer.training && L::spec.saves),
+        blocks_(L::blocks(layer.hidden)),
+        gates_row_(L::gates_row(layer.hidden)),
+        rows_(p_.split_units ? Range{0, p_.batch} : share_of(p_.batch, 1, team.rank, team.size)),
+        panels_(p_.split_units ? unit_share() : Range{0, L::panels(p_.hidden)}) {}
+
+  void run() const {
+    if constexpr (L::spec.states > 1) enter_state();
+    for (Index first = 0; first < p_.steps; first += p_.chunk) {
+      const Index last = first + p_.chunk < p_.steps ? first + p_.chunk : p_.steps;
+      project(first, last);
+      for (Index s = first; s < last; ++s) {
+        step(s, gates(s, first, last));
+        if (p_.split_units) team_.sync();
+      }
+    }
+    leave_state();
+  }
+
+ private:
+  // Panels are given out in whole groups of panel_vecs blocks, as backward needs it.
+  Range unit_share() const {
+    return share_of(L::panels(p_.hidden), panel_vecs / L::panel_blocks, team_.rank, team_.size);
+  }
+  Index padded() const { return blocks_ * lanes; }
+
+  // The gate rows of step s, [B, S*Hp]. A chunk that is not kept begins with its earliest time.
+  T* gates(Index s, Index first, Index last) const {
+    const Index begin = keep_ ? 0 : (p_.reverse ? p_.time(last - 1) : p_.time(first));
+    return p_.gates + (p_.time(s) - begin) * p_.batch * gates_row_;
+  }
+  // The second state before step s, [B, Hp]; inference overwrites one array.
+  T* c(Index s) const { return p_.c + (p_.training ? s * p_.batch * padded() : 0); }
+  Rows<const T> h_before(Index s) const {
+    if (s == 0) return {p_.h_0, p_.hidden};
+    return {p_.y.row(p_.time(s - 1) * p_.batch), p_.y.stride};
+  }
+
+  // x slots of gates = b + W x for the steps [first, last), this thread's rows and panels.
+  void project(Index first, Index last) const {
+    const Index earliest = p_.reverse ? p_.time(last - 1) : p_.time(first);
+    T* out = gates(p_.reverse ? last - 1 : first, first, last);
+    const Rows<const T> x{p_.x.row(earliest * p_.batch), p_.x.stride};
+    if (rows_.size() == p_.batch) {
+      project_rows({0, (last - first) * p_.batch}, x, out);
+      return;
+    }
+    for (Index row = 0; row < (last - first) * p_.batch; row += p_.batch)
+      project_rows({row + rows_.begin, row + rows_.end}, x, out);
+  }
+
+  void project_rows(Range rows, Rows<const T> x, T* out) const {
+    for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
+      constexpr int N = Blocks * L::x.count;
+      const Index block = p * L::panel_blocks;
+      const T* panel = p_.panels + at_.x + block * L::x_block(p_.input);
+      const Index slot = L::block_row(block) + L::x.first * lanes;
+      const T* bias = p_.panels + at_.bias + slot;
+      for_tiles<V, tile_rows<V>(N)>(rows, [&]<int R>(Index r) {
+        V acc[R][N];
+        FUSEDRNN_UNROLL
+        for (int m = 0; m < R; ++m) {
+          FUSEDRNN_UNROLL
+          for (int v = 0; v < N; ++v) acc[m][v] = V::load(bias + v * lanes);
+        }
+        accumulate(acc, x.row(r), x.stride, 1, panel, N * lanes, p_.input);
+        FUSEDRNN_UNROLL
+        for (int m = 0; m < R; ++m) {
+          FUSEDRNN_UNROLL
+          for (int v = 0; v < N; ++v) acc[m][v].store(out + (r + m) * gates_row_ + slot + v * lanes);
+        }
+      });
+    });
+  }
+
+  // One time step of this thread's rows and panels.
+  void step(Index s, T* gates) const {
+    const Rows<const T> h = h_before(s);
+    const Rows<T> y{p_.y.row(p_.time(s) * p_.batch), p_.y.stride};
+    for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
+      for_tiles<V, tile_rows<V>(Blocks * L::h.count)>(rows_, [&]<int R>(Index r) {
+        if (keep_)
+          tile<R, Blocks, true>(s, p * L::panel_blocks, r, h, y, gates);
+        else
+          tile<R, Blocks, false>(s, p * L::panel_blocks, r, h, y, gates);
+      });
+    });
+  }
+
+  // A register tile: R rows x the h slots of `Blocks` blocks of units, then the cell.
+  template <int R, int Blocks, bool Keep>
+  FUSEDRNN_INLINE void tile(Index s, Index block, Index r, Rows<const T> h, Rows<T> y,
+                            T* gates) const {
+    constexpr int HS = L::h.count;
+    const T* bias = p_.panels + at_.bias + L::block_row(block);
+    T* gate = gates + r * gates_row_ + L::block_row(block);
+    V acc[R][Blocks * HS];
+    FUSEDRNN_UNROLL
+    for (int m = 0; m < R; ++m) {
+      FUSEDRNN_UNROLL
+      for (int v = 0; v < Blocks * HS; ++v) {
+        const int slot = L::h.first + v % HS;
+        const Index at = (v / HS * S + slot) * lanes;
+        acc[m][v] = V::load(L::x.contains(slot) ? gate + m * gates_row_ + at : bias + at);
+      }
+    }
+    accumulate(acc, h.row(r), h.stride, 1, p_.panels + at_.h + block * L::h_block(p_.hidden),
+               Blocks * HS * lanes, p_.hidden);
+    FUSEDRNN_UNROLL
+    for (int m = 0; m < R; ++m) {
+      FUSEDRNN_UNROLL
+      for (int b = 0; b < Blocks; ++b) {
+        T* row = gate + m * gates_row_ + b * S * lanes;
+        V a[S];
+        FUSEDRNN_UNROLL
+        for (int q = 0; q < S; ++q)
+          a[q] = L::h.contains(q) ? acc[m][b * HS + q - L::h.first] : V::load(row + q * lanes);
+        apply<Keep>(s, a, block + b, r + m, h, y, row);
+      }
+    }
+  }
+
+  // The cell on one vector of units of one row: states in, states and saved activations out.
+  template <bool Keep>
+  FUSEDRNN_INLINE void apply(Index s, const V (&a)[S], Index block, Index r, Rows<const T> h,
+                             Rows<T> y, T* row) const {
+    const Index unit = block * lanes, left = p_.hidden - unit;
+    const bool whole = left >= lanes;
+    V previous[L::spec.states], next[L::spec.states], saved[S];
+    previous[0] = whole ? V::load(h.row(r) + unit) : V::load_partial(h.row(r) + unit, int(left));
+    if constexpr (L::spec.states > 1) previous[1] = V::load(c(s) + r * padded() + unit);
+    Cell::forward(a, previous, next, saved);
+    if (whole)
+      next[0].store(y.row(r) + unit);
+    else
+      next[0].store_partial(y.row(r) + unit, int(left));
+    if constexpr (L::spec.states > 1) next[1].store(c(s + 1) + r * padded() + unit);
+    if constexpr (Keep) {
+      FUSEDRNN_UNROLL
+      for (int q = 0; q < S; ++q) saved[q].store(row + q * lanes);
+    }
+  }
+
+  Range own_units() const {
+    const Index begin = panels_.begin * L::panel_blocks * lanes;
+    const Index end = panels_.end * L::panel_blocks * lanes;
+    return {begin, end < p_.hidden ? end : p_.hidden};
+  }
+
+  // c_0 into the padded array.
+  void enter_state() const {
+    const Range units = own_units();
+    const Index end = units.end == p_.hidden ? padded() : units.end;
+    for (Index r = rows_.begin; r < rows_.end; ++r) {
+      T* out = c(0) + r * padded();
+      for (Index u = units.begin; u < end; ++u)
+        out[u] = u < p_.hidden ? p_.c_0[r * p_.hidden + u] : T(0);
+    }
+  }
+
+  // The last states into h_n and c_n.
+  void leave_state() const {
+    const Range units = own_units();
+    const Rows<const T> h = h_before(p_.steps);
+    for (Index r = rows_.begin; r < rows_.end; ++r) {
+      for (Index u = units.begin; u < units.end; ++u) {
+        p_.h_n[r * p_.hidden + u] = h.row(r)[u];
+        if constexpr (L::spec.states > 1)
+          p_.c_n[r * p_.hidden + u] = c(p_.steps)[r * padded() + u];
+      }
+    }
+  }
+
+  const LayerForward<T> p_;
+  const Team team_;
+  const typename L::Forward at_;
+  const bool keep_;
+  const Index blocks_, gates_row_;
+  const Range rows_, panels_;
+};
+
+template <class Cell, class V, class T = typename V::Scalar>
+void forward_layer(const LayerForward<T>& layer, Team team) {
+  ForwardLayer<Cell, V>(layer, team).run();
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,24 @@
+// What one ISA's kernels.inl provides: the kernels of every cell of cells.def, in its order.
+#pragma once
+
+#include "../cells/cells.h"
+#include "layer.h"
+
+namespace fusedrnn {
+
+struct KernelTable {
+  CellKernels<float> f32[n_cells];
+  CellKernels<double> f64[n_cells];
+  MathKernels<float> math_f32;
+  MathKernels<double> math_f64;
+
+  template <class T>
+  const CellKernels<T>& cell(int index) const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return f32[index];
+    else
+      return f64[index];
+  }
+};
+
+}  // namespace fusedrnn

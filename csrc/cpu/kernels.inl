@@ -1,0 +1,60 @@
+// Instantiates every cell of cells.def for one ISA. An isa_*.cpp defines FUSEDRNN_ISA as the
+// namespace of its vector type, includes its simd_*.h, then this file.
+//
+// Everything here is a template over that vector type, so every symbol carries the ISA's name: the
+// linker can never take a function compiled for one ISA in place of another's (a symbol scan in the
+// gate checks it).
+
+#include "vecmath.h"
+// The cells use exp, tanh and sigmoid, so vecmath.h comes first.
+#include "../cells/cells.h"
+#include "backward.h"
+#include "forward.h"
+#include "kernel_table.h"
+
+namespace fusedrnn::FUSEDRNN_ISA {
+
+template <class V, class Function, class T = typename V::Scalar>
+FUSEDRNN_INLINE void map(const T* in, T* out, Index n, Function f) {
+  for (Index i = 0; i < n; i += V::lanes) {
+    const int left = n - i < V::lanes ? static_cast<int>(n - i) : V::lanes;
+    f(V::load_partial(in + i, left)).store_partial(out + i, left);
+  }
+}
+template <class V, class T = typename V::Scalar>
+void map_exp(const T* in, T* out, Index n) {
+  map<V>(in, out, n, [](V x) { return exp(x); });
+}
+template <class V, class T = typename V::Scalar>
+void map_tanh(const T* in, T* out, Index n) {
+  map<V>(in, out, n, [](V x) { return tanh(x); });
+}
+template <class V, class T = typename V::Scalar>
+void map_sigmoid(const T* in, T* out, Index n) {
+  map<V>(in, out, n, [](V x) { return sigmoid(x); });
+}
+
+template <class Cell, class T, class V = Vec<T>>
+constexpr CellKernels<T> cell_kernels{layer_sizes<Cell, V>, pack_forward<Cell, V>,
+                                      pack_backward<Cell, V>, forward_layer<Cell, V>,
+                                      backward_layer<Cell, V>};
+template <class T, class V = Vec<T>>
+constexpr MathKernels<T> math_kernels{map_exp<V>, map_tanh<V>, map_sigmoid<V>};
+
+extern const KernelTable kernels;
+const KernelTable kernels{
+    {
+#define FUSEDRNN_CELL(type, name) cell_kernels<type, float>,
+#include "../cells/cells.def"
+#undef FUSEDRNN_CELL
+    },
+    {
+#define FUSEDRNN_CELL(type, name) cell_kernels<type, double>,
+#include "../cells/cells.def"
+#undef FUSEDRNN_CELL
+    },
+    math_kernels<float>,
+    math_kernels<double>,
+};
+
+}  // namespace fusedrnn::FUSEDRNN_ISA

@@ -1,0 +1,100 @@
+// Threads for the CPU drivers: a pool, a barrier, and the setting of how many to use.
+//
+//   parallel(4, [&](Team team) noexcept {
+//     first_half(team.rank, team.size);
+//     team.sync();  // what any rank wrote above is visible to all below
+//     second_half(team.rank, team.size);
+//   });
+//
+// The files compiled for one ISA include this header, and must not emit code that others could link
+// to: so no function has its body here but parallel(), whose symbol carries the name of its Body.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+
+namespace fusedrnn {
+
+inline constexpr int kMaxThreads = 1024;
+
+// A reusable barrier for `size` threads. wait() returns when all of them have called it; what they
+// wrote before is then visible to each. It spins briefly, then yields the CPU while it waits, so
+// that more threads than cores still make progress.
+class Barrier {
+ public:
+  explicit Barrier(int size);
+  void wait();
+
+ private:
+  // Arriving writes `missing_`, waiting reads `generation_`: on different cache lines (64 bytes on
+  // x86 and on most ARM cores), lest each arrival disturb all who wait.
+  const int size_;
+  alignas(64) std::atomic<int> missing_;
+  alignas(64) std::atomic<unsigned> generation_{0};
+};
+
+// Who a thread is within a parallel region.
+struct Team {
+  int rank = 0;
+  int size = 1;
+  Barrier* barrier = nullptr;  // null in a team of one
+
+  void sync() const;
+};
+
+// How many threads a parallel region may use. The first call reads the environment, see
+// choose_num_threads(); it throws std::invalid_argument if FUSEDRNN_NUM_THREADS is unusable.
+int num_threads();
+
+// Throws std::invalid_argument unless 1 <= n <= kMaxThreads.
+void set_num_threads(int n);
+
+// The setting at start: FUSEDRNN_NUM_THREADS, else the first number of OMP_NUM_THREADS ("4,2"),
+// else `cpus`. Null or blank means not set. An unusable FUSEDRNN_NUM_THREADS throws
+// std::invalid_argument; an unusable OMP_NUM_THREADS, which isn't ours to judge, is passed over.
+int choose_num_threads(const char* fusedrnn_num_threads, const char* omp_num_threads, int cpus);
+
+// While it lives, this thread's denormals count as zero, as inputs and as results: they appear when
+// states and gradients decay, and cost a hundred cycles each. The end restores the whole control
+// register, so that (on x86) rounding, exception masks and sticky flags are as they were before.
+class FlushDenormals {
+ public:
+  FlushDenormals();
+  ~FlushDenormals();
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  const std::uint64_t saved_;
+};
+
+// parallel() for a body behind a pointer.
+using ParallelTask = void (*)(void* context, Team team) noexcept;
+void run_parallel(int threads, ParallelTask task, void* context);
+
+// Runs body(team) on min(threads, num_threads()) threads at once and returns when all are done. The
+// caller is rank 0; denormals are flushed on every rank, which else takes the caller's control
+// register, rounding included. The body must not throw; the process ends if it does.
+//
+// The team is smaller where the system gives no more threads. It is the caller alone, rank 0 of 1,
+// inside another parallel(), and while another thread uses the pool: nobody waits for a turn.
+//
+// After fork() the child has a pool of its own. A body must not itself fork and then return in the
+// child, whose team is gone.
+template <class Body>
+void parallel(int threads, Body&& body) {
+  using Target = std::remove_reference_t<Body>;
+  run_parallel(
+      threads, [](void* context, Team team) noexcept { (*static_cast<Target*>(context))(team); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace fusedrnn
+
+// For threadpoolctl and other C callers. No error can be reported here: a number out of bounds is
+// clamped, and the setting is 1 while FUSEDRNN_NUM_THREADS is unusable.
+extern "C" {
+[[gnu::visibility("default")]] int fusedrnn_get_num_threads(void);
+[[gnu::visibility("default")]] void fusedrnn_set_num_threads(int n);
+}

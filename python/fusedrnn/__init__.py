@@ -1,0 +1,51 @@
+"""Fused LSTM, GRU and RNN layers for NumPy: forward and back-propagation through time.
+
+>>> import numpy as np
+>>> import fusedrnn
+>>> lstm = fusedrnn.LSTM(input_size=3, hidden_size=4, seed=0)
+>>> y, (h, c) = lstm(np.zeros((5, 2, 3), dtype=np.float32))  # T, B, I
+>>> y.shape
+(5, 2, 4)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _core, functional, reference
+from ._threads import get_num_threads, set_num_threads
+from .functional import Gradients, Tape
+from .layers import GRU, LSTM, RNN
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Gradients",
+    "Tape",
+    "functional",
+    "get_num_threads",
+    "info",
+    "reference",
+    "set_num_threads",
+]
+__version__: str = _core.info()["version"]
+
+
+def info() -> dict[str, Any]:
+    """Return what is compiled, what is chosen, and how many threads there are.
+
+    Returns
+    -------
+    dict
+        ``version``; ``isa``, the instruction set in use (the environment variable ``FUSEDRNN_ISA``
+        forces one); ``isa_compiled`` and ``isa_available``, the sets that this build has and that
+        this machine can execute; ``threads``; ``cells``; ``compiler``.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> fusedrnn.info()["cells"]
+    ['lstm', 'gru', 'rnn_tanh', 'rnn_relu']
+    """
+    return _core.info()

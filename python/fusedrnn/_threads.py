@@ -1,0 +1,83 @@
+"""How many threads the kernels use, also through threadpoolctl where that is installed."""
+
+from __future__ import annotations
+
+import operator
+
+from . import _core
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use.
+
+    At first this is the environment variable ``FUSEDRNN_NUM_THREADS``, else ``OMP_NUM_THREADS``,
+    else the number of CPUs that this process may run on.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> fusedrnn.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a call may use; results don't depend on it.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to 1024. A small problem uses fewer.
+
+    Raises
+    ------
+    ValueError
+        If n is out of range.
+    TypeError
+        If n isn't an integer.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> before = fusedrnn.get_num_threads()
+    >>> fusedrnn.set_num_threads(1)
+    >>> fusedrnn.get_num_threads()
+    1
+    >>> fusedrnn.set_num_threads(before)
+    """
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected an integer, got {type(n).__name__}") from None
+    if not 1 <= number <= 1024:
+        raise ValueError(f"n: expected a number of threads from 1 to 1024, got {number}")
+    _core.set_num_threads(number)
+
+
+def _register_with_threadpoolctl() -> None:
+    """Let ``threadpoolctl.threadpool_limits`` set our number of threads as it does BLAS's."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+
+    class FusedRNNController(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = "fusedrnn"
+        internal_api = "fusedrnn"
+        filename_prefixes = ("_core",)
+        check_symbols = ("fusedrnn_get_num_threads", "fusedrnn_set_num_threads")
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.fusedrnn_get_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.fusedrnn_set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            return str(_core.info()["version"])
+
+    threadpoolctl.register(FusedRNNController)
+
+
+_register_with_threadpoolctl()

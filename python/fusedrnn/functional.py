@@ -1,0 +1,313 @@
+"""Recurrent layers as functions on arrays, for people who keep their own parameters.
+
+The functions take `parameters` either as a mapping of torch's names to arrays, packed at every
+call, or as `Weights`, packed once.
+
+Shapes, with T time steps, B sequences, I inputs, H hidden units, L layers and D directions:
+
+====================  =====================================================================
+``x``                 (T, B, I); (B, T, I) with `batch_first`; (T, I) for one sequence
+``y``                 (T, B, D*H), (B, T, D*H), (T, D*H)
+state (GRU, RNN)      h: (L*D, B, H), or (L*D, H) for one sequence; index layer*D + direction
+state (LSTM)          a tuple (h, c) of two such arrays
+====================  =====================================================================
+
+All arrays are float32, or all are float64. Cells: ``"lstm"``, ``"gru"`` (reset after the product,
+as torch and cuDNN), ``"rnn_tanh"``, ``"rnn_relu"``; `fusedrnn.reference` has their equations.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ._core import PackedWeights, Tape
+from ._network import Array, Network, dtype_name, network_of
+
+State = Array | tuple[Array, Array]
+
+__all__ = ["Gradients", "State", "Tape", "Weights", "backward", "forward", "infer"]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a loss, as `backward` returns them.
+
+    Attributes
+    ----------
+    x : array
+        Shaped like the call's x.
+    state : array or tuple of arrays
+        Of the initial state, also where none was given (it was zero).
+    parameters : dict of arrays
+        Named, shaped and ordered like the parameters.
+    """
+
+    x: Array
+    state: State
+    parameters: dict[str, Array]
+
+
+class Weights:
+    """Parameters packed for the kernels, to be used by many calls.
+
+    The arrays are copied: changing them afterwards changes nothing here. New values are a new
+    `Weights`, so packed weights are never stale.
+
+    Parameters
+    ----------
+    cell : str
+        "lstm", "gru", "rnn_tanh" or "rnn_relu".
+    parameters : mapping of str to array
+        torch's names and shapes, see `fusedrnn.LSTM`.
+
+    Attributes
+    ----------
+    network : Network
+        The sizes, read from names and shapes.
+    parameters : mapping of str to read-only array
+
+    Raises
+    ------
+    ValueError
+        If the cell is unknown, a name is missing or unexpected, or a shape is wrong.
+    TypeError
+        If the arrays aren't all float32 or all float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedrnn
+    >>> rng = np.random.default_rng(0)
+    >>> shapes = {"weight_ih_l0": (15, 2), "weight_hh_l0": (15, 5)}
+    >>> weights = fusedrnn.functional.Weights(
+    ...     "gru", {name: rng.normal(size=shape) for name, shape in shapes.items()})
+    >>> weights.network.hidden_size
+    5
+    >>> y, state = fusedrnn.functional.infer("gru", np.zeros((7, 1, 2)), weights)
+    >>> y.shape, state.shape
+    ((7, 1, 5), (1, 1, 5))
+    """
+
+    network: Network
+    parameters: Mapping[str, Array]
+    packed: PackedWeights
+
+    def __init__(self, cell: str, parameters: Mapping[str, Any]) -> None:
+        network = network_of(cell, parameters)
+        self._assign(network, parameters, dtype_name(parameters["weight_ih_l0"], "weight_ih_l0"))
+
+    def _assign(
+        self, network: Network, parameters: Mapping[str, Any], dtype: str, owner: object = None
+    ) -> None:
+        copies: dict[str, Array] = {}
+        for name, _ in network.shapes():
+            copies[name] = np.array(parameters[name], order="C")
+            copies[name].setflags(write=False)
+        self.network = network
+        self.parameters = MappingProxyType(copies)
+        self.packed = network.pack(copies, dtype, owner)
+
+
+def infer(
+    cell: str,
+    x: Any,
+    parameters: Mapping[str, Any] | Weights,
+    state: Any = None,
+    *,
+    batch_first: bool = False,
+    out: Array | None = None,
+) -> tuple[Array, Any]:
+    """Run the layers over a sequence; keep nothing for a backward pass, drop nothing out.
+
+    Parameters
+    ----------
+    cell : str
+        "lstm", "gru", "rnn_tanh" or "rnn_relu".
+    x : array
+        The inputs; see the module for shapes.
+    parameters : mapping of str to array, or Weights
+    state : array or tuple of arrays, optional
+        The initial state; zero if not given.
+    batch_first : bool
+        Whether x and y have the batch as first axis. States never do.
+    out : array, optional
+        Where y goes. It must not share memory with an input.
+
+    Returns
+    -------
+    y : array
+        The hidden state of the last layer at each step.
+    state : array or tuple of arrays
+        The state after the last step (of the reverse direction: after the first).
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape, rank, name or number of states, and for T = 0.
+    TypeError
+        For a wrong dtype or kind of argument.
+    MemoryError
+        Where memory runs out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedrnn
+    >>> parameters = {"weight_ih_l0": np.eye(2), "weight_hh_l0": np.zeros((2, 2))}
+    >>> y, h = fusedrnn.functional.infer("rnn_relu", np.array([[1.0, -2.0]]), parameters)
+    >>> y
+    array([[1., 0.]])
+    """
+    return _packed(cell, parameters).infer(x, state, _flag(batch_first, "batch_first"), out)
+
+
+def forward(
+    cell: str,
+    x: Any,
+    parameters: Mapping[str, Any] | Weights,
+    state: Any = None,
+    *,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    dropout_key: tuple[int, int] = (0, 0),
+    out: Array | None = None,
+) -> tuple[Array, Any, Tape]:
+    """Run the layers over a sequence and keep what `backward` needs.
+
+    Parameters
+    ----------
+    cell, x, parameters, state, batch_first, out
+        As in `infer`.
+    dropout : float
+        The probability that an element of a layer's output is zeroed on its way to the next
+        layer; the others are multiplied by 1 / (1 - dropout).
+    dropout_key : (int, int)
+        A seed and a call number, both 64 bits. They determine the mask; use each pair once.
+
+    Returns
+    -------
+    y, state
+        As from `infer`. y is read-only unless it is `out`: the tape reads it again.
+    tape : Tape
+        For one call of `backward`. It also reads x again, which must not be changed until then.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As in `infer`; ValueError also for a dropout outside [0, 1] or a key that doesn't fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedrnn
+    >>> parameters = {"weight_ih_l0": np.eye(2), "weight_hh_l0": np.zeros((2, 2))}
+    >>> x = np.array([[1.0, -2.0]])
+    >>> y, h, tape = fusedrnn.functional.forward("rnn_relu", x, parameters)
+    >>> gradients = fusedrnn.functional.backward(tape, np.ones_like(y))
+    >>> gradients.x
+    array([[1., 0.]])
+    >>> gradients.parameters["weight_ih_l0"]
+    array([[ 1., -2.],
+           [ 0.,  0.]])
+    """
+    seed, call = (_word(word, "dropout_key") for word in dropout_key)
+    return _packed(cell, parameters).forward(
+        x,
+        state,
+        _flag(batch_first, "batch_first"),
+        probability(dropout, "dropout"),
+        seed,
+        call,
+        out,
+    )
+
+
+def backward(
+    tape: Tape, dy: Any, dstate: Any = None, *, out: Gradients | None = None
+) -> Gradients:
+    """Return the gradients of everything that went into `forward`.
+
+    It works in the tape's memory, so it can be called once for each tape.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `forward`.
+    dy : array or None
+        The gradient of the loss with respect to y; None is zero.
+    dstate : array or tuple of arrays, optional
+        The gradient with respect to the last state; None, or None for a part of it, is zero.
+    out : Gradients, optional
+        Whose arrays the gradients overwrite. They must not share memory with anything else.
+
+    Returns
+    -------
+    Gradients
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As in `infer`.
+    RuntimeError
+        If the tape is spent.
+
+    Examples
+    --------
+    See `forward`.
+    """
+    if not isinstance(tape, Tape):
+        raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
+    names = tape.weights.names
+    targets = None
+    if out is not None:
+        if not isinstance(out, Gradients):
+            raise TypeError(f"out: expected Gradients, got {type(out).__name__}")
+        if sorted(out.parameters) != sorted(names):
+            raise ValueError(
+                f"out.parameters: expected the names {', '.join(names)}, "
+                f"got {', '.join(out.parameters)}"
+            )
+        states = out.state if isinstance(out.state, tuple) else (out.state,)
+        targets = (out.x, states, [out.parameters[name] for name in names])
+    dx, d_first, d_parameters = tape.backward(dy, dstate, targets)
+    return Gradients(dx, d_first, dict(zip(names, d_parameters, strict=True)))
+
+
+def _packed(cell: str, parameters: Mapping[str, Any] | Weights) -> PackedWeights:
+    if isinstance(parameters, Weights):
+        if parameters.network.cell != cell:
+            raise ValueError(
+                f"parameters: expected Weights of the cell {cell!r}, "
+                f"got {parameters.network.cell!r}"
+            )
+        return parameters.packed
+    network = network_of(cell, parameters)
+    return network.pack(parameters, dtype_name(parameters["weight_ih_l0"], "weight_ih_l0"))
+
+
+def probability(value: float, name: str) -> float:
+    """Return `value` as a float, if it is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name}: expected a number in [0, 1], got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+    return float(value)
+
+
+def _word(value: int, name: str) -> int:
+    word = operator.index(value)
+    if not 0 <= word < 2**64:
+        raise ValueError(f"{name}: expected integers in [0, 2**64), got {value}")
+    return word
+
+
+def _flag(value: bool, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)

@@ -1,0 +1,46 @@
+"""The specification: every cell, layer and gradient in plain NumPy, float64.
+
+Slow, obvious and independent of everything else in this package. The call shapes are those of
+`fusedrnn.functional`; whatever comes in, everything is computed in float64.
+
+==================  =============================================================
+`CELLS`             name -> `Cell` (gates, states, step, step_backward)
+`infer`             run without dropout
+`forward`           run for training, with a tape
+`backward`          gradients from a tape
+`parameter_shapes`  names and shapes of the parameters
+`dropout_mask`      the mask of a call and a layer
+`sigmoid`           the logistic function
+==================  =============================================================
+
+Examples
+--------
+>>> import numpy as np
+>>> from fusedrnn import reference
+>>> shapes = reference.parameter_shapes("gru", input_size=3, hidden_size=4)
+>>> parameters = {name: np.full(shapes[name], 0.5) for name in shapes}
+>>> y, h, tape = reference.forward("gru", np.ones((5, 2, 3)), parameters)
+>>> gradients = reference.backward(tape, np.ones_like(y))
+>>> y.shape, h.shape, gradients.x.shape
+((5, 2, 4), (1, 2, 4), (5, 2, 3))
+"""
+
+from .cell import Cell, Weights, sigmoid
+from .dropout import dropout_mask
+from .parameters import parameter_shapes
+from .registry import CELLS
+from .sequence import Gradients, Tape, backward, forward, infer
+
+__all__ = [
+    "CELLS",
+    "Cell",
+    "Gradients",
+    "Tape",
+    "Weights",
+    "backward",
+    "dropout_mask",
+    "forward",
+    "infer",
+    "parameter_shapes",
+    "sigmoid",
+]

@@ -1,0 +1,457 @@
+#include "cpu/threads.h"
+
+#include <doctest/doctest.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cfenv>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "cpu/float_environment.h"
+
+#if defined(__has_feature)
+#define FUSEDRNN_HAS_FEATURE(x) __has_feature(x)
+#else
+#define FUSEDRNN_HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || FUSEDRNN_HAS_FEATURE(thread_sanitizer)
+#define FUSEDRNN_TSAN 1
+#endif
+#if defined(__SANITIZE_ADDRESS__) || FUSEDRNN_HAS_FEATURE(address_sanitizer)
+#define FUSEDRNN_ASAN 1
+#endif
+
+using namespace fusedrnn;
+
+namespace {
+
+constexpr int kLargestTeam = 8;  // more than the cores of a small machine, on purpose
+
+// Lets a test use up to n threads, and puts the setting back after it.
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int n) : before_(num_threads()) { set_num_threads(n); }
+  ~ThreadLimit() { set_num_threads(before_); }
+  ThreadLimit(const ThreadLimit&) = delete;
+  ThreadLimit& operator=(const ThreadLimit&) = delete;
+
+ private:
+  const int before_;
+};
+
+// The size of the team that parallel(threads) forms now; 0 unless each rank runs exactly once, all
+// name the same size, and all meet at a barrier.
+int team_size(int threads) {
+  std::vector<int> runs(static_cast<std::size_t>(threads));
+  std::vector<int> sizes(static_cast<std::size_t>(threads));
+  bool all_met = true;
+  parallel(threads, [&](Team team) noexcept {
+    const auto rank = static_cast<std::size_t>(team.rank);
+    ++runs[rank];
+    sizes[rank] = team.size;
+    team.sync();
+    if (team.rank != 0) return;
+    for (int r = 0; r < threads; ++r) {
+      const int expected_runs = r < team.size ? 1 : 0;
+      all_met = all_met && runs[static_cast<std::size_t>(r)] == expected_runs;
+      all_met = all_met && sizes[static_cast<std::size_t>(r)] == expected_runs * team.size;
+    }
+  });
+  return all_met ? sizes[0] : 0;
+}
+
+void spin_for(std::chrono::nanoseconds duration) {
+  const auto end = std::chrono::steady_clock::now() + duration;
+  while (std::chrono::steady_clock::now() < end) spin_pause();
+}
+
+// Another thread that is inside parallel(2), its team at work, until this ends.
+class BusyPool {
+ public:
+  BusyPool() : caller_([this] { occupy(); }) {
+    while (ready_.load() < 2) std::this_thread::yield();
+  }
+  ~BusyPool() {
+    leave_.store(true);
+    caller_.join();
+  }
+
+ private:
+  void occupy() {
+    parallel(2, [this](Team) noexcept {
+      ++ready_;
+      while (!leave_.load()) std::this_thread::yield();
+    });
+  }
+
+  std::atomic<int> ready_{0};
+  std::atomic<bool> leave_{false};
+  std::thread caller_;  // last, as it uses the others
+};
+
+}  // namespace
+
+TEST_CASE("parallel: every rank runs exactly once, at the same time as the others") {
+  const ThreadLimit limit(kLargestTeam);
+  for (int repeat = 0; repeat < 100; ++repeat) {
+    for (int threads = 1; threads <= kLargestTeam; ++threads) {
+      REQUIRE(team_size(threads) == threads);
+    }
+  }
+}
+
+TEST_CASE("parallel: the caller is rank 0, and zero or fewer threads mean the caller alone") {
+  const ThreadLimit limit(kLargestTeam);
+  for (const int threads : {-1, 0, 1, 2}) {
+    std::thread::id rank_0;
+    int size = 0;
+    parallel(threads, [&](Team team) noexcept {
+      if (team.rank != 0) return;
+      rank_0 = std::this_thread::get_id();
+      size = team.size;
+    });
+    CHECK(rank_0 == std::this_thread::get_id());
+    CHECK(size == (threads == 2 ? 2 : 1));
+  }
+}
+
+TEST_CASE("parallel: a body may be a const function object") {
+  const ThreadLimit limit(2);
+  std::atomic<int> calls{0};
+  const auto body = [&calls](Team) noexcept { ++calls; };
+  parallel(2, body);
+  CHECK(calls == 2);
+}
+
+TEST_CASE("parallel: uses no more than num_threads()") {
+  for (const int n : {3, 1, 2}) {
+    const ThreadLimit limit(n);
+    CHECK(team_size(kLargestTeam) == n);
+  }
+}
+
+TEST_CASE("parallel: calls in quick succession, and the caller sees what each has done") {
+  const ThreadLimit limit(2);
+  std::array<int, 2> calls{};  // plain ints: the end of parallel() publishes them
+  for (int i = 1; i <= 50000; ++i) {
+    parallel(2, [&](Team team) noexcept { ++calls[static_cast<std::size_t>(team.rank)]; });
+    if (calls[0] != i || calls[1] != i) break;
+  }
+  CHECK(calls == std::array<int, 2>{50000, 50000});
+}
+
+TEST_CASE("parallel: no wake-up is lost, whenever the workers fall asleep") {
+  const ThreadLimit limit(3);
+  // Workers go to sleep about 40 us after their last job: sweep the pause across that.
+  for (int i = 0; i < 3000; ++i) {
+    spin_for(std::chrono::nanoseconds(i * 25));
+    REQUIRE(team_size(3) == 3);
+  }
+}
+
+TEST_CASE("barrier: writes before it are visible after it, also with more ranks than cores") {
+  const ThreadLimit limit(kLargestTeam);
+  for (int size = 1; size <= kLargestTeam; ++size) {
+    std::array<int, kLargestTeam> round_of{};  // plain ints: only the barrier orders them
+    std::atomic<int> mistakes{0};
+    parallel(size, [&](Team team) noexcept {
+      for (int round = 1; round <= 2000; ++round) {
+        round_of[static_cast<std::size_t>(team.rank)] = round;
+        team.sync();
+        for (int r = 0; r < team.size; ++r) {
+          if (round_of[static_cast<std::size_t>(r)] != round) ++mistakes;
+        }
+        team.sync();
+      }
+    });
+    CHECK(mistakes == 0);
+  }
+}
+
+TEST_CASE("barrier: serves threads that are not the pool's") {
+  constexpr int kThreads = 3;
+  Barrier barrier(kThreads);
+  std::array<int, kThreads> values{};
+  std::array<int, kThreads> sums{};
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      values[i] = static_cast<int>(i) + 1;
+      barrier.wait();
+      for (const int value : values) sums[i] += value;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(sums == std::array<int, kThreads>{6, 6, 6});
+}
+
+TEST_CASE("parallel: a nested call runs alone on every rank, and the outer team goes on") {
+  const ThreadLimit limit(4);
+  std::atomic<int> inner_calls{0};
+  std::atomic<int> inner_teams{0};
+  parallel(3, [&](Team team) noexcept {
+    parallel(4, [&](Team inner) noexcept {
+      ++inner_calls;
+      if (inner.size != 1 || inner.rank != 0) ++inner_teams;
+      inner.sync();
+    });
+    team.sync();
+  });
+  CHECK(inner_calls == 3);
+  CHECK(inner_teams == 0);
+
+  int nested_in_one = 0;
+  parallel(1, [&](Team) noexcept { nested_in_one = team_size(4); });
+  CHECK(nested_in_one == 1);
+  CHECK(team_size(4) == 4);
+}
+
+TEST_CASE("parallel: while another thread uses the pool, the caller runs alone at once") {
+  const ThreadLimit limit(2);
+  {
+    const BusyPool busy;
+    CHECK(team_size(2) == 1);
+  }
+  CHECK(team_size(2) == 2);
+}
+
+TEST_CASE("parallel: from several threads at the same time") {
+  const ThreadLimit limit(4);
+  std::atomic<int> mistakes{0};
+  std::vector<std::thread> callers;
+  for (int threads = 2; threads <= 4; ++threads) {
+    callers.emplace_back([&mistakes, threads] {
+      // Until this caller has had the pool 200 times; in between it runs alone, while others have
+      // it.
+      for (int full_teams = 0; full_teams < 200;) {
+        const int size = team_size(threads);
+        if (size == threads) ++full_teams;
+        if (size != 1 && size != threads) ++mistakes;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(mistakes == 0);
+  CHECK(team_size(4) == 4);
+}
+
+TEST_CASE("parallel: workers leave signals to the application, but not their own faults") {
+  constexpr std::size_t kThreads = kLargestTeam + 1;  // so that this starts a worker
+  const ThreadLimit limit(kThreads);
+  sigset_t none, before, after;
+  sigemptyset(&none);
+  pthread_sigmask(SIG_SETMASK, &none, &before);
+  std::array<sigset_t, kThreads> masks;
+  parallel(kThreads, [&](Team team) noexcept {
+    pthread_sigmask(SIG_SETMASK, nullptr, &masks[static_cast<std::size_t>(team.rank)]);
+  });
+  pthread_sigmask(SIG_SETMASK, &before, &after);
+  for (const int signal : {SIGINT, SIGTERM, SIGALRM, SIGCHLD, SIGPROF, SIGUSR1}) {
+    CHECK(sigismember(&after, signal) == 0);
+    for (std::size_t i = 1; i < kThreads; ++i) CHECK(sigismember(&masks[i], signal) == 1);
+  }
+  for (std::size_t i = 1; i < kThreads; ++i) CHECK(sigismember(&masks[i], SIGSEGV) == 0);
+}
+
+TEST_CASE("denormals: flushed on every rank, and the caller's control register comes back whole") {
+  const ThreadLimit limit(3);
+  const std::uint64_t at_start = float_control();
+  const std::uint64_t unusual = [] {  // another rounding mode and a sticky flag
+    std::fesetround(FE_UPWARD);
+    std::feraiseexcept(FE_DIVBYZERO);
+    return float_control();
+  }();
+  std::array<std::uint64_t, 3> controls{};
+  std::array<float, 3> results{};
+  for (const int threads : {3, 1}) {
+    parallel(threads, [&](Team team) noexcept {
+      const auto rank = static_cast<std::size_t>(team.rank);
+      controls[rank] = float_control();
+      volatile float tiny = std::numeric_limits<float>::min();
+      results[rank] = tiny / 4;
+      std::feraiseexcept(FE_INVALID);
+    });
+    CHECK(float_control() == unusual);
+  }
+  set_float_control(at_start);
+
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    CHECK(controls[rank] == (unusual | kFlushDenormalBits));
+    if (kFlushDenormalBits != 0) CHECK(results[rank] == 0.0f);
+  }
+  {
+    const FlushDenormals flush;
+    CHECK(float_control() == (at_start | kFlushDenormalBits));
+  }
+  CHECK(float_control() == at_start);
+}
+
+TEST_CASE("parallel: idle workers sleep") {
+  const ThreadLimit limit(4);
+  REQUIRE(team_size(4) == 4);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const auto cpu_seconds = [] {
+    timespec t{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  };
+  const double before = cpu_seconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  // One worker that spins would use 0.2 s; the rest is for a sanitizer's background thread.
+  CHECK(cpu_seconds() - before < 0.02);
+}
+
+TEST_CASE("set_num_threads: bounds") {
+  const ThreadLimit limit(2);
+  for (const int n : {1, 7, kMaxThreads}) {
+    set_num_threads(n);
+    CHECK(num_threads() == n);
+    CHECK(fusedrnn_get_num_threads() == n);
+  }
+  CHECK_THROWS_WITH_AS(set_num_threads(0), "num_threads: expected an integer from 1 to 1024, got 0",
+                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS(set_num_threads(-3),
+                       "num_threads: expected an integer from 1 to 1024, got -3",
+                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS(set_num_threads(1025),
+                       "num_threads: expected an integer from 1 to 1024, got 1025",
+                       std::invalid_argument);
+  CHECK(num_threads() == kMaxThreads);
+
+  for (const auto& [n, clamped] : {std::pair(5, 5), {0, 1}, {-3, 1}, {5000, kMaxThreads}}) {
+    fusedrnn_set_num_threads(n);
+    CHECK(num_threads() == clamped);
+  }
+}
+
+TEST_CASE("choose_num_threads: the environment's word, then the CPUs") {
+  CHECK(choose_num_threads(nullptr, nullptr, 6) == 6);
+  CHECK(choose_num_threads("3", nullptr, 6) == 3);
+  CHECK(choose_num_threads("3", "5", 6) == 3);
+  CHECK(choose_num_threads(" 3\t", "5", 6) == 3);
+  CHECK(choose_num_threads("1024", "5", 6) == 1024);
+  CHECK(choose_num_threads("", "5", 6) == 5);
+  CHECK(choose_num_threads("  ", "5", 6) == 5);
+  CHECK(choose_num_threads(nullptr, "4,2", 6) == 4);
+  CHECK(choose_num_threads(nullptr, " 4 , 2", 6) == 4);
+  for (const char* omp : {"", ",", "x", "0", "-1", "1.5", "4x", "1025", "99999999999", "x,2"}) {
+    CAPTURE(omp);
+    CHECK(choose_num_threads(nullptr, omp, 6) == 6);
+  }
+  CHECK(choose_num_threads(nullptr, nullptr, 0) == 1);
+  CHECK(choose_num_threads(nullptr, nullptr, 5000) == kMaxThreads);
+  for (const std::string own : {"0", "-1", "1025", "99999999999", "x", "4x", "4,2", "1.5", "+2"}) {
+    const std::string message =
+        "FUSEDRNN_NUM_THREADS: expected an integer from 1 to 1024, got '" + own + "'";
+    CHECK_THROWS_WITH_AS(choose_num_threads(own.c_str(), "5", 6), message.c_str(),
+                         std::invalid_argument);
+  }
+}
+
+// ThreadSanitizer refuses to start threads in a child that a process with threads has forked
+// (its option die_after_fork), so nothing below can run under it.
+#if !defined(FUSEDRNN_TSAN)
+
+namespace {
+
+// Runs the exit handlers, as an interpreter does. Not under AddressSanitizer: its leak check at
+// exit takes the threads that the parent had for the child's, and calls what they own leaked.
+[[noreturn]] void end_child(int status) {
+#if defined(FUSEDRNN_ASAN)
+  std::_Exit(status);
+#else
+  std::exit(status);
+#endif
+}
+
+// Whether a forked child ends on its own and finds what `check` expects. One that hangs is killed.
+template <class Check>
+bool holds_in_child(Check check) {
+  std::fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    end_child(check() ? 0 : 1);
+  }
+  int status = -1;
+  return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+         WEXITSTATUS(status) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("fork: while the pool is idle, child and grandchild have a pool of their own") {
+  const ThreadLimit limit(4);
+  REQUIRE(team_size(4) == 4);
+  CHECK(holds_in_child([] {
+    return team_size(4) == 4 && holds_in_child([] { return team_size(3) == 3; }) &&
+           team_size(2) == 2;
+  }));
+  CHECK(team_size(4) == 4);
+}
+
+TEST_CASE("fork: while another thread is inside parallel()") {
+  const ThreadLimit limit(4);
+  {
+    const BusyPool busy;
+    CHECK(holds_in_child([] { return team_size(4) == 4 && team_size(2) == 2; }));
+    CHECK(team_size(4) == 1);
+  }
+  CHECK(team_size(4) == 4);
+}
+
+TEST_CASE("fork: at any moment of another thread's calls") {
+  const ThreadLimit limit(3);
+  std::atomic<bool> stop{false};
+  std::thread caller([&stop] {
+    while (!stop.load()) team_size(3);
+  });
+  for (int i = 0; i < 50; ++i) CHECK(holds_in_child([] { return team_size(3) == 3; }));
+  stop.store(true);
+  caller.join();
+}
+
+TEST_CASE("exit: the process ends while its workers spin, sleep or work") {
+  const ThreadLimit limit(4);
+  for (int i = 0; i < 20; ++i) {
+    CHECK(holds_in_child([i] {
+      const bool right = team_size(4) == 4;
+      spin_for(std::chrono::microseconds(5 * i));
+      return right;
+    }));
+  }
+  CHECK(holds_in_child([] {
+    new BusyPool;  // never ends
+    return true;
+  }));
+}
+
+// AddressSanitizer itself can't go on without memory.
+#if !defined(FUSEDRNN_ASAN)
+TEST_CASE("parallel: makes do with fewer threads where the system gives no more") {
+  CHECK(holds_in_child([] {
+    constexpr int kWanted = 64;  // some stacks may come from a cache, but not so many
+    set_num_threads(kWanted);
+    const rlimit no_more_memory{0, 0};
+    setrlimit(RLIMIT_AS, &no_more_memory);
+    const int size = team_size(kWanted);
+    return 1 <= size && size < kWanted && team_size(kWanted) == size;
+  }));
+}
+#endif
+
+#endif  // !FUSEDRNN_TSAN
