@@ -75,24 +75,10 @@ class ForwardLayer {
   void project_rows(Range rows, Rows<const T> x, T* out) const {
     for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
       constexpr int N = Blocks * L::x.count;
-      const Index block = p * L::panel_blocks;
-      const T* panel = p_.panels + at_.x + block * L::x_block(p_.input);
-      const Index slot = L::block_row(block) + L::x.first * lanes;
-      const T* bias = p_.panels + at_.bias + slot;
-      for_tiles<V, tile_rows<V>(N)>(rows, [&]<int R>(Index r) {
-        V acc[R][N];
-        FUSEDRNN_UNROLL
-        for (int m = 0; m < R; ++m) {
-          FUSEDRNN_UNROLL
-          for (int v = 0; v < N; ++v) acc[m][v] = V::load(bias + v * lanes);
-        }
-        accumulate(acc, x.row(r), x.stride, 1, panel, N * lanes, p_.input);
-        FUSEDRNN_UNROLL
-        for (int m = 0; m < R; ++m) {
-          FUSEDRNN_UNROLL
-          for (int v = 0; v < N; ++v) acc[m][v].store(out + (r + m) * gates_row_ + slot + v * lanes);
-        }
-      });
+      const Index block = p * L::panel_blocks, slot = L::block_row(block) + L::x.first * lanes;
+      multiply_panel<V, N>(x, {1, p_.input, 0}, p_.panels + at_.x + block * L::x_block(p_.input),
+                           {p_.panels + at_.bias + slot, 0}, rows, Rows<T>{out + slot, gates_row_},
+                           N * lanes);
     });
   }
 
@@ -102,10 +88,10 @@ class ForwardLayer {
     const Rows<T> y{p_.y.row(p_.time(s) * p_.batch), p_.y.stride};
     for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
       for_tiles<V, tile_rows<V>(Blocks * L::h.count)>(rows_, [&]<int R>(Index r) {
-        if (keep_)
-          tile<R, Blocks, true>(s, p * L::panel_blocks, r, h, y, gates);
-        else
-          tile<R, Blocks, false>(s, p * L::panel_blocks, r, h, y, gates);
+        if constexpr (L::spec.saves) {
+          if (keep_) return tile<R, Blocks, true>(s, p * L::panel_blocks, r, h, y, gates);
+        }
+        tile<R, Blocks, false>(s, p * L::panel_blocks, r, h, y, gates);
       });
     });
   }

@@ -16,7 +16,8 @@ constexpr int panel_vecs = 4;
 
 template <class V>
 constexpr int tile_rows(int vecs) {
-  return V::accumulators / vecs < 8 ? V::accumulators / vecs : 8;
+  // Beyond 6 rows a narrow tile gains nothing, and each height is code.
+  return V::accumulators / vecs < 6 ? V::accumulators / vecs : 6;
 }
 
 // acc[m][v] += sum_k a[m, k] b[k, v], k < depth. a[m, k] stands at m * a_row + k * a_step. The
@@ -86,42 +87,50 @@ struct Runs {
   Index count, length, step;
 };
 
-// c[r, :] (+)= a[r, :] * panels, for r in `rows` and the columns of the panels in `range`. `columns`
-// is the width of c; the right operand is packed by pack_columns.
+// One panel of a product: c[r, :] = init[r, :] + a[r, :] panel for r in `rows`. `init` with stride 0
+// is one row for all (a bias, zeros); it may be c. Of the N * lanes columns only the first `width`
+// exist in c.
+template <class V, int N, class T = typename V::Scalar>
+void multiply_panel(Rows<const T> a, Runs runs, const T* panel, Rows<const T> init, Range rows,
+                    Rows<T> c, Index width) {
+  for_tiles<V, tile_rows<V>(N)>(rows, [&]<int R>(Index r) {
+    V acc[R][N];
+    FUSEDRNN_UNROLL
+    for (int m = 0; m < R; ++m) {
+      FUSEDRNN_UNROLL
+      for (int v = 0; v < N; ++v) acc[m][v] = V::load(init.row(r + m) + v * V::lanes);
+    }
+    const T* b = panel;
+    for (Index i = 0; i < runs.count; ++i, b += runs.length * N * V::lanes)
+      accumulate(acc, a.row(r) + i * runs.step, a.stride, 1, b, N * V::lanes, runs.length);
+    FUSEDRNN_UNROLL
+    for (int m = 0; m < R; ++m) {
+      FUSEDRNN_UNROLL
+      for (int v = 0; v < N; ++v) {
+        if (const Index left = width - v * V::lanes; left >= V::lanes)
+          acc[m][v].store(c.row(r + m) + v * V::lanes);
+        else
+          acc[m][v].store_partial(c.row(r + m) + v * V::lanes, static_cast<int>(left));
+      }
+    }
+  });
+}
+
+template <class V>
+inline constexpr typename V::Scalar zero_row[panel_vecs * V::lanes] = {};
+
+// c[r, :] (+)= a[r, :] * panels, for r in `rows` and the columns of the panels in `range`; the right
+// operand is packed by pack_columns. c has `columns` columns: whole vectors of them if it is added to.
 template <class V, class T = typename V::Scalar>
 void multiply(Rows<const T> a, Runs runs, const T* panels, Index columns, Range range, Range rows,
               Rows<T> c, bool add) {
   const Index vectors = (columns + V::lanes - 1) / V::lanes, depth = runs.count * runs.length;
   for_panels<V, panel_vecs>(range, vectors, [&]<int N>(Index p) {
-    const T* panel = panels + p * panel_vecs * V::lanes * depth;
     const Index first = p * panel_vecs * V::lanes;
-    for_tiles<V, tile_rows<V>(N)>(rows, [&]<int R>(Index r) {
-      V acc[R][N];
-      FUSEDRNN_UNROLL
-      for (int m = 0; m < R; ++m) {
-        FUSEDRNN_UNROLL
-        for (int v = 0; v < N; ++v) {
-          const Index j = first + v * V::lanes;
-          acc[m][v] = !add                      ? V(0)
-                      : j + V::lanes <= columns ? V::load(c.row(r + m) + j)
-                                                : V::load_partial(c.row(r + m) + j, int(columns - j));
-        }
-      }
-      const T* b = panel;
-      for (Index i = 0; i < runs.count; ++i, b += runs.length * N * V::lanes)
-        accumulate(acc, a.row(r) + i * runs.step, a.stride, 1, b, N * V::lanes, runs.length);
-      FUSEDRNN_UNROLL
-      for (int m = 0; m < R; ++m) {
-        FUSEDRNN_UNROLL
-        for (int v = 0; v < N; ++v) {
-          const Index j = first + v * V::lanes;
-          if (j + V::lanes <= columns)
-            acc[m][v].store(c.row(r + m) + j);
-          else
-            acc[m][v].store_partial(c.row(r + m) + j, int(columns - j));
-        }
-      }
-    });
+    const Rows<T> out{c.data + first, c.stride};
+    const Rows<const T> init = add ? Rows<const T>{out.data, out.stride}
+                                   : Rows<const T>{zero_row<V>, 0};
+    multiply_panel<V, N>(a, runs, panels + first * depth, init, rows, out, columns - first);
   });
 }
 
