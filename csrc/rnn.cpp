@@ -1,9 +1,8 @@
 #include "rnn.h"
 
-#include <optional>
+#include <algorithm>
 
-#include "cpu/partition.h"
-#include "cpu/threads.h"
+#include "schedule.h"
 
 namespace fusedrnn {
 namespace {
@@ -15,72 +14,219 @@ constexpr Index chunk_bytes = 256 << 10;
 // gradient sums (2 accesses) is small beside the 256 multiply-adds on each of their elements.
 constexpr Index backward_rows = 256;
 
-Index forward_chunk(const Problem& problem, Index gates_row, Index element) {
-  const Index rows = chunk_bytes / (gates_row * element);
-  const Index steps = problem.batch == 0 ? problem.steps : rows / problem.batch;
-  return steps < 1 ? 1 : steps < problem.steps ? steps : problem.steps;
-}
-Index backward_chunk(const Problem& problem) {
-  const Index batch = problem.batch == 0 ? 1 : problem.batch;
-  const Index steps = (backward_rows + batch - 1) / batch;
-  return steps < problem.steps ? steps : problem.steps;
+Index steps_for_rows(Index rows, const Problem& problem) {
+  const Index batch = std::max<Index>(problem.batch, 1);
+  return std::clamp<Index>((rows + batch - 1) / batch, 1, problem.steps);
 }
 
-// Which threads run which direction, and how they divide it. With two directions and more than one
-// thread the directions run side by side, each in a team of its own.
-class Division {
- public:
-  Division(const Model& model, const Problem& problem, Index gates_row, Index lanes)
-      : model_(model) {
-    const Index widest = model.layers > 1 && model.width() > model.input ? model.width()
-                                                                          : model.input;
-    work_ = {problem.steps, problem.batch,
-             checked_product(gates_row, widest + model.hidden),
-             (model.hidden + 4 * lanes - 1) / (4 * lanes)};
-    const int available = num_threads();
-    const int teams = model.directions == 2 && available > 1 ? 2 : 1;
-    const Plan one = plan_layer(work_, available / teams);
-    // Two small directions aren't worth a second thread either: judge them as one layer's work.
-    const bool worth = teams == 1 || one.threads > 1 ||
-                       plan_layer({2 * work_.steps, 2, work_.products, 1}, 2).threads > 1;
-    threads = worth ? teams * one.threads : 1;
-  }
+// One call of forward or backward: the sizes that its layers share.
+template <class T>
+struct Frame {
+  const Weights<T>& weights;
+  const Problem& problem;
+  const Model& model = weights.model();
+  const CellKernels<T>& kernels = weights.kernels();
+  const bool two_states = model.spec().states > 1, saves = model.spec().saves;
+  const LayerSizes sizes = kernels.sizes(model.input, model.hidden);
+  const Index rows = checked_product(problem.steps, problem.batch);
+  const Index state = checked_product(problem.batch, model.hidden);
+  const Index padded_state = checked_product(problem.batch, sizes.padded_hidden);
+  const Index output = checked_product(rows, model.width());
+  const Schedule schedule{model, problem, sizes};
 
-  int threads;
-
-  // Calls body(direction, team of this direction, split_units) for the directions of this thread.
-  // Begins and ends with all threads of `team` in step.
-  template <class Body>
-  void for_directions(Team team, std::optional<Barrier> (&barriers)[2], const Body& body) const {
-    if (model_.directions == 1 || team.size == 1) {
-      const Plan plan = plan_for(team.size);
-      for (int d = 0; d < model_.directions; ++d) body(d, team, plan.split_units);
-    } else {
-      const int first = (team.size + 1) / 2, d = team.rank < first ? 0 : 1;
-      if (team.rank == 0 && !barriers[0]) {
-        barriers[0].emplace(first);
-        barriers[1].emplace(team.size - first);
-      }
-      team.sync();
-      const int size = d == 0 ? first : team.size - first;
-      const Team own{d == 0 ? team.rank : team.rank - first, size, size > 1 ? &*barriers[d] : nullptr};
-      body(d, own, plan_for(size).split_units);
-    }
-    team.sync();
+  void shape(LayerShape& layer, int l, int d) const {
+    layer.steps = problem.steps;
+    layer.batch = problem.batch;
+    layer.input = model.layer_input(l);
+    layer.hidden = model.hidden;
+    layer.reverse = d == 1;
+    layer.split_units = false;
   }
-
- private:
-  Plan plan_for(int size) const {
-    // A team that exists divides the work in the better way, whether or not a smaller one would do.
-    Plan plan = plan_layer(work_, size);
-    if (size > 1 && plan.threads == 1) plan.split_units = work_.batch < size;
-    return plan;
+  // Element i of the states [L*D, B, H]; null stays null.
+  template <class U>
+  U* state_of(U* states, int i) const {
+    return states == nullptr ? nullptr : states + i * state;
   }
-  const Model& model_;
-  Work work_;
+  // Dropout on the output of layer l at `steps`, this rank's share.
+  void drop(const T* in, T* out, int l, Range steps, Team team) const {
+    const Index row = problem.batch * model.width(), begin = steps.begin * row;
+    const Range part = share_of(steps.size() * row, 8, team.rank, team.size);
+    apply_dropout(in, out, begin + part.begin, begin + part.end, problem.dropout, problem.key, l);
+  }
 };
 
+// The kernel's view of steps [steps.begin, steps.end) alone, which begins from the state that the
+// steps before have left. For one direction, whose y has no gaps between rows.
+template <class T>
+void restrict_to(LayerForward<T>& layer, Range steps, const LayerSizes& sizes) {
+  const Index row = steps.begin * layer.batch;
+  if (steps.begin > 0) {
+    layer.h_0 = layer.y.row(row - layer.batch);
+    layer.c_0 = layer.c_n;
+  }
+  layer.x.data = layer.x.row(row);
+  layer.y.data = layer.y.row(row);
+  if (layer.keeps_gates) layer.gates += row * sizes.gates_row;
+  if (layer.training && layer.c != nullptr) layer.c += row * sizes.padded_hidden;
+  layer.steps = steps.size();
+}
+template <class T>
+void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes, bool keeps_gates) {
+  const Index row = steps.begin * layer.batch;
+  layer.first = steps.end == layer.steps;
+  layer.last = steps.begin == 0;
+  if (!layer.first) {
+    layer.dh_n = layer.dh_0;
+    layer.dc_n = layer.dc_0;
+  }
+  if (!layer.last) layer.h_0 = layer.y.row(row - layer.batch);
+  layer.x.data = layer.x.row(row);
+  layer.y.data = layer.y.row(row);
+  if (layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
+  if (layer.dx != nullptr) layer.dx += row * layer.input;
+  if (keeps_gates) layer.gates += row * sizes.gates_row;
+  if (layer.c != nullptr) layer.c += row * sizes.padded_hidden;
+  layer.steps = steps.size();
+}
+
+// A layer's input in training: the output of the layer below, after dropout if there is any.
+template <class T>
+const T* layer_input(const Tape<T>& tape, int l) {
+  if (l == 0) return tape.sequence.x;
+  return (tape.dropped.empty() ? tape.outputs : tape.dropped)[l - 1].data();
+}
+
+// Takes the memory of a tape: everything that forward leaves for backward.
+template <class T>
+void prepare(Tape<T>& tape, const Frame<T>& frame, const Sequence<T>& sequence) {
+  const Model& model = frame.model;
+  tape.problem = frame.problem;
+  tape.sequence = sequence;
+  if (sequence.h_0 == nullptr) {
+    const Index n = checked_product(frame.state, model.count());
+    tape.zero_h_0 = AlignedBuffer<T>(n);
+    std::fill_n(tape.zero_h_0.data(), n, T(0));
+    tape.sequence.h_0 = tape.zero_h_0.data();
+  }
+  for (int i = 0; i < model.count(); ++i) {
+    if (frame.saves) tape.gates.emplace_back(checked_product(frame.rows, frame.sizes.gates_row));
+    if (frame.two_states)
+      tape.c.emplace_back(checked_product(frame.problem.steps + 1, frame.padded_state));
+  }
+  for (int l = 0; l + 1 < model.layers; ++l) {
+    tape.outputs.emplace_back(frame.output);
+    if (frame.problem.dropout > 0) tape.dropped.emplace_back(frame.output);
+  }
+}
+
+template <class T>
+std::vector<LayerForward<T>> arrange_forward(const Frame<T>& frame, const Sequence<T>& sequence,
+                                             Tape<T>* tape, Scratch& scratch) {
+  const Model& model = frame.model;
+  const Problem& problem = frame.problem;
+  const T* zero = scratch.take_zeroed<T>(frame.state);
+  T* outputs[2] = {};  // inference: two layers' outputs take turns
+  if (tape == nullptr)
+    for (int l = 0; l + 1 < std::min(model.layers, 3); ++l)
+      outputs[l] = scratch.take<T>(frame.output);
+  const auto output_of = [&](int l) {
+    if (l + 1 == model.layers) return sequence.y;
+    return tape != nullptr ? tape->outputs[l].data() : outputs[l % 2];
+  };
+  std::vector<LayerForward<T>> layers(model.count());
+  for (int i = 0; i < model.count(); ++i) {
+    const int l = i / model.directions, d = i % model.directions;
+    const T* h_0 = tape != nullptr ? tape->sequence.h_0 : sequence.h_0;
+    LayerForward<T>& layer = layers[i];
+    frame.shape(layer, l, d);
+    layer.panels = frame.weights.forward_panels(i);
+    layer.x = {tape != nullptr ? layer_input(*tape, l) : l == 0 ? sequence.x : output_of(l - 1),
+               layer.input};
+    layer.h_0 = h_0 == nullptr ? zero : frame.state_of(h_0, i);
+    layer.c_0 = sequence.c_0 == nullptr ? zero : frame.state_of(sequence.c_0, i);
+    layer.y = {output_of(l) + d * model.hidden, model.width()};
+    layer.h_n = frame.state_of(sequence.h_n, i);
+    layer.c_n = frame.state_of(sequence.c_n, i);
+    layer.training = tape != nullptr;
+    layer.keeps_gates = layer.training && frame.saves;
+    layer.chunk = steps_for_rows(
+        chunk_bytes / (frame.sizes.gates_row * static_cast<Index>(sizeof(T))), problem);
+    layer.gates = layer.keeps_gates
+                      ? tape->gates[i].data()
+                      : scratch.take<T>(layer.chunk * problem.batch * frame.sizes.gates_row);
+    layer.c = !frame.two_states ? nullptr
+              : layer.training  ? tape->c[i].data()
+                                : scratch.take<T>(frame.padded_state);
+  }
+  return layers;
+}
+
+template <class T>
+std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& tape,
+                                               const Gradients<T>& gradients, T* const* d_inputs,
+                                               T* second, Scratch& scratch) {
+  const Model& model = frame.model;
+  const Problem& problem = frame.problem;
+  const Index chunk = model.layers > 1 && model.directions == 1
+                          ? Schedule::part_steps(problem)
+                          : steps_for_rows(backward_rows, problem);
+  const Index chunk_rows = checked_product(chunk, problem.batch);
+  std::vector<LayerBackward<T>> layers(model.count());
+  for (int i = 0; i < model.count(); ++i) {
+    const int l = i / model.directions, d = i % model.directions;
+    const bool top = l + 1 == model.layers;
+    const T* y = top ? tape.sequence.y : tape.outputs[l].data();
+    const T* dy = top ? gradients.dy : d_inputs[l + 1];
+    LayerBackward<T>& layer = layers[i];
+    frame.shape(layer, l, d);
+    layer.panels = frame.weights.backward_panels(i);
+    layer.x = {layer_input(tape, l), layer.input};
+    layer.h_0 = frame.state_of(tape.sequence.h_0, i);
+    layer.y = {y + d * model.hidden, model.width()};
+    layer.gates = frame.saves ? tape.gates[i].data()
+                              : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
+    layer.c = frame.two_states ? tape.c[i].data() : nullptr;
+    layer.dy = {dy == nullptr ? nullptr : dy + d * model.hidden, model.width()};
+    layer.dh_n = frame.state_of(gradients.dh_n, i);
+    layer.dc_n = frame.state_of(gradients.dc_n, i);
+    layer.dx = d == 0 ? d_inputs[l] : second;
+    layer.dh_0 = frame.state_of(gradients.dh_0, i);
+    layer.dc_0 = frame.state_of(gradients.dc_0, i);
+    layer.gradients = gradients.parameters[i];
+    layer.chunk = chunk;
+    layer.dh = scratch.take<T>(frame.padded_state);
+    layer.dc = scratch.take<T>(frame.padded_state);
+    layer.d_panels = scratch.take<T>(frame.kernels.sizes(layer.input, model.hidden).forward_panels);
+    layer.first = layer.last = true;
+    layer.column = scratch.take<T>(checked_product(chunk_rows, frame.sizes.panel_width) *
+                                   frame.schedule.threads());
+  }
+  return layers;
+}
+
 }  // namespace
+
+Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes)
+    : part_(part_steps(problem)) {
+  const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
+  const Index group = sizes.panel_width;  // units that one thread takes at least
+  work_ = {problem.steps,
+           problem.batch,
+           checked_product(sizes.gates_row, widest + model.hidden),
+           (model.hidden + group - 1) / group,
+           model.layers,
+           model.directions,
+           (problem.steps + part_ - 1) / part_};
+  plan_ = plan(work_, num_threads());
+}
+
+Index Schedule::part_steps(const Problem& problem) {
+  // An eighth of the sequence, so that filling and draining the wavefront costs little; at least 32
+  // rows, so that the products of a part do.
+  const Index eighth = (problem.steps + 7) / 8;
+  return std::min(std::max(eighth, steps_for_rows(32, problem)),
+                  steps_for_rows(backward_rows, problem));
+}
 
 template <class T>
 Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> parameters)
@@ -108,186 +254,57 @@ void Weights<T>::pack_backward() {
 template <class T>
 void forward(const Weights<T>& weights, const Problem& problem, const Sequence<T>& sequence,
              Tape<T>* tape) {
-  const Model& model = weights.model();
-  const CellSpec& spec = model.spec();
-  const Index rows = checked_product(problem.steps, problem.batch);
-  const Index state = checked_product(problem.batch, model.hidden);
-  const Index output = checked_product(rows, model.width());
-  const bool dropout = tape != nullptr && problem.dropout > 0;
-
+  const Frame<T> frame{weights, problem};
   Scratch scratch;
-  const T* h_0 = sequence.h_0;
-  if (h_0 == nullptr && tape != nullptr) {
-    tape->zero_h_0 = AlignedBuffer<T>(state * model.count());
-    std::fill_n(tape->zero_h_0.data(), state * model.count(), T(0));
-    h_0 = tape->zero_h_0.data();
-  }
-  const T* zero = h_0 == nullptr || (spec.states > 1 && sequence.c_0 == nullptr)
-                      ? scratch.take_zeroed<T>(state)
-                      : nullptr;
-
-  std::vector<LayerForward<T>> layers(model.count());
-  T* between[2] = {};  // inference: the outputs of a layer and of the next take turns
-  const T* x = sequence.x;
-  for (int l = 0; l < model.layers; ++l) {
-    const Index input = model.layer_input(l);
-    T* y = sequence.y;
-    if (l + 1 < model.layers) {
-      if (tape != nullptr) {
-        y = tape->outputs.emplace_back(output).data();
-      } else {
-        if (between[l % 2] == nullptr) between[l % 2] = scratch.take<T>(output);
-        y = between[l % 2];
-      }
-    }
-    for (int d = 0; d < model.directions; ++d) {
-      const int i = model.index(l, d);
-      const LayerSizes sizes = weights.kernels().sizes(input, model.hidden);
-      LayerForward<T>& layer = layers[i];
-      layer.steps = problem.steps;
-      layer.batch = problem.batch;
-      layer.input = input;
-      layer.hidden = model.hidden;
-      layer.reverse = d == 1;
-      layer.panels = weights.forward_panels(i);
-      layer.x = {x, input};
-      layer.h_0 = h_0 == nullptr ? zero : h_0 + i * state;
-      layer.c_0 = sequence.c_0 == nullptr ? zero : sequence.c_0 + i * state;
-      layer.y = {y + d * model.hidden, model.width()};
-      layer.h_n = sequence.h_n + i * state;
-      layer.c_n = spec.states > 1 ? sequence.c_n + i * state : nullptr;
-      layer.training = tape != nullptr;
-      layer.chunk = forward_chunk(problem, sizes.gates_row, sizeof(T));
-      const Index padded_state = checked_product(problem.batch, sizes.padded_hidden);
-      layer.gates = layer.training && spec.saves
-                        ? tape->gates.emplace_back(checked_product(rows, sizes.gates_row)).data()
-                    : i >= model.directions && layer.chunk == layers[d].chunk
-                        ? layers[d].gates  // an earlier layer's scratch
-                        : scratch.take<T>(layer.chunk * problem.batch * sizes.gates_row);
-      if (spec.states > 1)
-        layer.c = layer.training
-                      ? tape->c.emplace_back(checked_product(problem.steps + 1, padded_state)).data()
-                      : scratch.take<T>(padded_state);
-    }
-    x = y;
-    if (dropout && l + 1 < model.layers) x = tape->dropped.emplace_back(output).data();
-  }
-  if (tape != nullptr) {
-    tape->problem = problem;
-    tape->sequence = sequence;
-    tape->sequence.h_0 = h_0;
-  }
-
-  const LayerSizes sizes = weights.kernels().sizes(model.input, model.hidden);
-  const Division division(model, problem, sizes.gates_row, sizes.panel_width / 4);
-  std::optional<Barrier> barriers[2];
-  parallel(division.threads, [&](Team team) noexcept {
-    for (int l = 0; l < model.layers; ++l) {
-      division.for_directions(team, barriers, [&](int d, Team own, bool split_units) {
-        LayerForward<T> layer = layers[model.index(l, d)];
-        layer.split_units = split_units;
-        weights.kernels().forward(layer, own);
-      });
-      if (dropout && l + 1 < model.layers) {
-        const Range part = share_of(output, 8, team.rank, team.size);
-        apply_dropout(tape->outputs[l].data(), tape->dropped[l].data(), part.begin, part.end,
-                      problem.dropout, problem.key, l);
-        team.sync();
-      }
-    }
-  });
+  if (tape != nullptr) prepare(*tape, frame, sequence);
+  const auto layers = arrange_forward(frame, sequence, tape, scratch);
+  const auto run_layer = [&](int l, int d, Range steps, Team team, bool split_units) {
+    LayerForward<T> layer = layers[frame.model.index(l, d)];
+    layer.split_units = split_units;
+    if (steps.size() < problem.steps) restrict_to(layer, steps, frame.sizes);
+    frame.kernels.forward(layer, team);
+  };
+  const auto finish = [&](int l, Range steps, Team team) {
+    if (tape != nullptr && problem.dropout > 0 && l + 1 < frame.model.layers)
+      frame.drop(tape->outputs[l].data(), tape->dropped[l].data(), l, steps, team);
+  };
+  frame.schedule.run(Order::forward, run_layer, finish);
 }
 
 template <class T>
 void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& gradients) {
-  const Model& model = weights.model();
-  const CellSpec& spec = model.spec();
   const Problem& problem = tape.problem;
-  const Index rows = problem.steps * problem.batch, state = problem.batch * model.hidden;
-  const Index output = rows * model.width();
-  const bool dropout = problem.dropout > 0;
-  const LayerSizes sizes = weights.kernels().sizes(model.input, model.hidden);
-  const Division division(model, problem, sizes.gates_row, sizes.panel_width / 4);
-
+  const Frame<T> frame{weights, problem};
+  const Model& model = frame.model;
   Scratch scratch;
-  const Index chunk = backward_chunk(problem);
-  const Index column = checked_product(chunk * problem.batch, sizes.panel_width);
-  const Index padded_state = checked_product(problem.batch, sizes.padded_hidden);
-  const Index widest = weights.kernels().sizes(model.layer_input(model.layers - 1), model.hidden)
-                           .forward_panels;
-  const Index sums = widest > sizes.forward_panels ? widest : sizes.forward_panels;
-  T *dh[2], *dc[2], *d_a[2], *d_panels[2], *columns[2];
-  for (int d = 0; d < model.directions; ++d) {
-    dh[d] = scratch.take<T>(padded_state);
-    dc[d] = scratch.take<T>(padded_state);
-    d_a[d] = spec.saves ? nullptr : scratch.take<T>(chunk * problem.batch * sizes.gates_row);
-    d_panels[d] = scratch.take<T>(sums);
-    columns[d] = scratch.take<T>(checked_product(column, division.threads));
-  }
-  // The gradient of a layer's input from each direction: the first goes where the sum shall stand,
-  // the second beside it.
-  T* between[2] = {};
-  for (int l = 1; l < model.layers; ++l)
-    if (between[l % 2] == nullptr) between[l % 2] = scratch.take<T>(output);
-  const Index input_size = checked_product(rows, model.layers > 1 && model.width() > model.input
-                                                     ? model.width()
-                                                     : model.input);
-  T* second = model.directions == 2 ? scratch.take<T>(input_size) : nullptr;
+  // The gradient of layer l's input. Two take turns, layer 0's is the caller's. The reverse
+  // direction's part goes to `second` and is then added.
+  std::vector<T*> d_inputs(model.layers);
+  for (int l = 0; l < model.layers; ++l)
+    d_inputs[l] = l == 0  ? gradients.dx
+                  : l < 3 ? scratch.take<T>(frame.output)
+                          : d_inputs[l - 2];
+  const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
+  T* second =
+      model.directions == 2 ? scratch.take<T>(checked_product(frame.rows, widest)) : nullptr;
+  const auto layers = arrange_backward(frame, tape, gradients, d_inputs.data(), second, scratch);
 
-  std::vector<LayerBackward<T>> layers(model.count());
-  for (int l = 0; l < model.layers; ++l) {
-    const bool last = l + 1 == model.layers;
-    const Index input = model.layer_input(l);
-    const T* x = l == 0 ? tape.sequence.x
-                        : (dropout ? tape.dropped[l - 1] : tape.outputs[l - 1]).data();
-    const T* y = last ? tape.sequence.y : tape.outputs[l].data();
-    const T* dy = last ? gradients.dy : between[(l + 1) % 2];
-    for (int d = 0; d < model.directions; ++d) {
-      const int i = model.index(l, d);
-      LayerBackward<T>& layer = layers[i];
-      layer.steps = problem.steps;
-      layer.batch = problem.batch;
-      layer.input = input;
-      layer.hidden = model.hidden;
-      layer.reverse = d == 1;
-      layer.panels = weights.backward_panels(i);
-      layer.x = {x, input};
-      layer.h_0 = tape.sequence.h_0 + i * state;
-      layer.y = {y + d * model.hidden, model.width()};
-      layer.gates = spec.saves ? tape.gates[i].data() : d_a[d];
-      layer.c = spec.states > 1 ? tape.c[i].data() : nullptr;
-      layer.dy = {dy == nullptr ? nullptr : dy + d * model.hidden, model.width()};
-      layer.dh_n = gradients.dh_n == nullptr ? nullptr : gradients.dh_n + i * state;
-      layer.dc_n = gradients.dc_n == nullptr ? nullptr : gradients.dc_n + i * state;
-      layer.dx = d == 1 ? second : l == 0 ? gradients.dx : between[l % 2];
-      layer.dh_0 = gradients.dh_0 + i * state;
-      layer.dc_0 = spec.states > 1 ? gradients.dc_0 + i * state : nullptr;
-      layer.gradients = gradients.parameters[i];
-      layer.chunk = chunk;
-      layer.dh = dh[d];
-      layer.dc = dc[d];
-      layer.d_panels = d_panels[d];
-      layer.column = columns[d];
+  const auto run_layer = [&](int l, int d, Range steps, Team team, bool split_units) {
+    LayerBackward<T> layer = layers[model.index(l, d)];
+    layer.split_units = split_units;
+    if (steps.size() < problem.steps) restrict_to(layer, steps, frame.sizes, frame.saves);
+    frame.kernels.backward(layer, team);
+  };
+  const auto finish = [&](int l, Range steps, Team team) {
+    T* dx = d_inputs[l];
+    if (second != nullptr) {
+      const Range part =
+          share_of(frame.rows * model.layer_input(l), 8, team.rank, team.size);
+      for (Index e = part.begin; e < part.end; ++e) dx[e] += second[e];
     }
-  }
-
-  std::optional<Barrier> barriers[2];
-  parallel(division.threads, [&](Team team) noexcept {
-    for (int l = model.layers; l-- > 0;) {
-      division.for_directions(team, barriers, [&](int d, Team own, bool split_units) {
-        LayerBackward<T> layer = layers[model.index(l, d)];
-        layer.split_units = split_units;
-        weights.kernels().backward(layer, own);
-      });
-      T* dx = l == 0 ? gradients.dx : between[l % 2];
-      const Range part = share_of(rows * model.layer_input(l), 8, team.rank, team.size);
-      if (model.directions == 2)
-        for (Index e = part.begin; e < part.end; ++e) dx[e] += second[e];
-      if (dropout && l > 0)
-        apply_dropout(dx, dx, part.begin, part.end, problem.dropout, problem.key, l - 1);
-      team.sync();
-    }
-  });
+    if (problem.dropout > 0 && l > 0) frame.drop(dx, dx, l - 1, steps, team);
+  };
+  frame.schedule.run(Order::backward, run_layer, finish);
 }
 
 #define FUSEDRNN_INSTANTIATE(T)                                                                \

@@ -35,7 +35,7 @@ class BackwardLayer {
 
   void run() const {
     enter_gradients();
-    clear_sums();
+    if (p_.first) clear_sums();
     for (Index last = p_.steps; last > 0; last -= p_.chunk) {
       const Index first = last > p_.chunk ? last - p_.chunk : 0;
       for (Index s = last; s-- > first;) step(s, first, last);
@@ -44,7 +44,8 @@ class BackwardLayer {
       if (!L::spec.saves) team_.sync();  // its scratch is used again
     }
     leave_gradients();
-    unpack_gradients<Cell, V>(p_.input, p_.hidden, panels_, p_.d_panels, p_.gradients);
+    if (p_.last)
+      unpack_gradients<Cell, V>(p_.input, p_.hidden, panels_, p_.d_panels, p_.gradients);
   }
 
  private:

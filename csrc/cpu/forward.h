@@ -21,7 +21,6 @@ class ForwardLayer {
       : p_(layer),
         team_(team),
         at_(L::forward(layer.input, layer.hidden)),
-        keep_(layer.training && L::spec.saves),
         blocks_(L::blocks(layer.hidden)),
         gates_row_(L::gates_row(layer.hidden)),
         rows_(p_.split_units ? Range{0, p_.batch} : share_of(p_.batch, 1, team.rank, team.size)),
@@ -49,7 +48,7 @@ class ForwardLayer {
 
   // The gate rows of step s, [B, S*Hp]. A chunk that is not kept begins with its earliest time.
   T* gates(Index s, Index first, Index last) const {
-    const Index begin = keep_ ? 0 : (p_.reverse ? p_.time(last - 1) : p_.time(first));
+    const Index begin = p_.keeps_gates ? 0 : (p_.reverse ? p_.time(last - 1) : p_.time(first));
     return p_.gates + (p_.time(s) - begin) * p_.batch * gates_row_;
   }
   // The second state before step s, [B, Hp]; inference overwrites one array.
@@ -89,7 +88,7 @@ class ForwardLayer {
     for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
       for_tiles<V, tile_rows<V>(Blocks * L::h.count)>(rows_, [&]<int R>(Index r) {
         if constexpr (L::spec.saves) {
-          if (keep_) return tile<R, Blocks, true>(s, p * L::panel_blocks, r, h, y, gates);
+          if (p_.keeps_gates) return tile<R, Blocks, true>(s, p * L::panel_blocks, r, h, y, gates);
         }
         tile<R, Blocks, false>(s, p * L::panel_blocks, r, h, y, gates);
       });
@@ -183,7 +182,6 @@ class ForwardLayer {
   const LayerForward<T> p_;
   const Team team_;
   const typename L::Forward at_;
-  const bool keep_;
   const Index blocks_, gates_row_;
   const Range rows_, panels_;
 };

@@ -67,9 +67,10 @@ struct LayerForward : LayerShape {
   Rows<T> y;           // [T*B, H]
   T* h_n;              // [B, H]
   T* c_n;              // [B, H]
-  bool training;       // keep what backward needs
+  bool training;       // keep every c for backward
+  bool keeps_gates;    // and the activated gates: training and spec.saves
   Index chunk;         // time steps whose W x is computed at once
-  T* gates;            // training and spec.saves: [T*B, S*Hp], by time; else [chunk*B, S*Hp]
+  T* gates;            // keeps_gates: [T*B, S*Hp], by time; else [chunk*B, S*Hp]
   T* c;                // training: [T + 1, B, Hp], by step; else [B, Hp]
 };
 
@@ -92,7 +93,8 @@ struct LayerBackward : LayerShape {
   Index chunk;       // time steps after which dW, dR, db, dx are computed from d_a
   T* dh;             // [B, Hp] scratch
   T* dc;             // [B, Hp] scratch
-  T* d_panels;       // scratch of forward_panels_size: gradients in the layout of pack_forward
+  T* d_panels;       // scratch of forward_panels: gradients in the layout of pack_forward
+  bool first, last;  // part of the sequence: clear d_panels before it, unpack them after it
   T* column;         // scratch [team.size][chunk*B, panel width]: one panel's columns of d_a
 };
 

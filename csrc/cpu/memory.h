@@ -44,14 +44,14 @@ class AlignedBuffer {
 };
 
 // Scratch memory of one call: take() as often as needed, all of it is given back at the end. A
-// thread keeps what its last calls needed (up to `kept_bytes`), so that a loop of small steps does
-// not ask the system for memory.
+// thread keeps a block of `kept_bytes` for it, so that a loop of small steps does not ask the system
+// for memory. Scratches of one thread may nest: the last begun ends first.
 class Scratch {
  public:
   Scratch() = default;
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { kept().free_bytes = kept().bytes; }
+  ~Scratch() { kept().free_bytes += taken_; }
 
   template <class T>
   T* take(std::int64_t n) {
@@ -61,10 +61,11 @@ class Scratch {
     Kept& k = kept();
     if (k.block.data() == nullptr) {
       k.block = AlignedBuffer<char>(kept_bytes);
-      k.bytes = k.free_bytes = kept_bytes;
+      k.free_bytes = kept_bytes;
     }
     if (rounded <= k.free_bytes) {
       k.free_bytes -= rounded;
+      taken_ += rounded;
       return reinterpret_cast<T*>(k.block.data() + k.free_bytes);
     }
     large_.emplace_back(rounded);
@@ -81,12 +82,13 @@ class Scratch {
   static constexpr std::int64_t kept_bytes = 1 << 20;
   struct Kept {
     AlignedBuffer<char> block;
-    std::int64_t bytes = 0, free_bytes = 0;
+    std::int64_t free_bytes = 0;
   };
   static Kept& kept() {
     static thread_local Kept k;
     return k;
   }
+  std::int64_t taken_ = 0;  // of the kept block
   std::vector<AlignedBuffer<char>> large_;
 };
 

@@ -170,7 +170,7 @@ TEST_CASE("barrier: writes before it are visible after it, also with more ranks 
     std::array<int, kLargestTeam> round_of{};  // plain ints: only the barrier orders them
     std::atomic<int> mistakes{0};
     parallel(size, [&](Team team) noexcept {
-      for (int round = 1; round <= 2000; ++round) {
+      for (int round = 1; round <= 1000; ++round) {
         round_of[static_cast<std::size_t>(team.rank)] = round;
         team.sync();
         for (int r = 0; r < team.size; ++r) {

@@ -1,0 +1,99 @@
+// Who runs which layer, direction and part of the sequence when: the parallel region of a call.
+#pragma once
+
+#include <optional>
+
+#include "cpu/partition.h"
+#include "cpu/threads.h"
+#include "rnn.h"
+
+namespace fusedrnn {
+
+// Forward goes through layers, and parts of the sequence, in ascending order; backward descending.
+enum class Order { forward, backward };
+
+class Schedule {
+ public:
+  Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes);
+
+  // Threads that run() asks for; it may get fewer.
+  int threads() const { return plan_.threads; }
+
+  // Time steps that are done before the next layer may begin, in a wavefront. They depend on the
+  // problem only, so that sums over such parts are the same for every number of threads.
+  static Index part_steps(const Problem& problem);
+
+  // Calls layer(l, d, steps, team, split_units) for every layer and direction, on all threads of a
+  // team that divides it among themselves, then finish(l, steps, team) when all directions of the
+  // layer are done for these steps.
+  template <class Layer, class Finish>
+  void run(Order order, const Layer& layer, const Finish& finish) const {
+    std::optional<Barrier> barriers[2];  // of the two directions' teams
+    parallel(plan_.threads, [&](Team team) noexcept {
+      const Split split = best_split(work_, team.size);
+      if (split == Split::layers)
+        wavefront(order, team, layer, finish);
+      else
+        one_by_one(order, team, split == Split::units, barriers, layer, finish);
+    });
+  }
+
+ private:
+  int nth(Order order, int n, int count) const {
+    return order == Order::forward ? n : count - 1 - n;
+  }
+
+  template <class Layer, class Finish>
+  void one_by_one(Order order, Team team, bool split_units, std::optional<Barrier> (&barriers)[2],
+                  const Layer& layer, const Finish& finish) const {
+    const Range all{0, work_.steps};
+    const bool side_by_side = work_.directions == 2 && team.size > 1;
+    // The first half of the threads runs direction 0, and has the odd one.
+    const int first = (team.size + 1) / 2, mine = team.rank < first ? 0 : 1;
+    Team half = team;
+    if (side_by_side) {
+      if (team.rank == 0) {
+        barriers[0].emplace(first);
+        barriers[1].emplace(team.size - first);
+      }
+      team.sync();
+      half = {team.rank - mine * first, mine == 0 ? first : team.size - first, &*barriers[mine]};
+    }
+    for (int n = 0; n < work_.layers; ++n) {
+      const int l = nth(order, n, work_.layers);
+      for (int d = 0; d < work_.directions; ++d)
+        if (!side_by_side || d == mine) layer(l, d, all, half, split_units);
+      team.sync();
+      finish(l, all, team);
+      team.sync();
+    }
+  }
+
+  // In beat k, the n-th layer works on the (k - n)-th part of the sequence.
+  template <class Layer, class Finish>
+  void wavefront(Order order, Team team, const Layer& layer, const Finish& finish) const {
+    const Index parts = work_.parts;
+    for (Index beat = 0; beat < parts + work_.layers - 1; ++beat) {
+      for (int n = team.rank; n < work_.layers; n += team.size) {
+        if (beat < n || beat - n >= parts) continue;
+        const int l = nth(order, n, work_.layers);
+        const Range steps = part(order, beat - n);
+        layer(l, 0, steps, Team{}, false);
+        finish(l, steps, Team{});
+      }
+      team.sync();
+    }
+  }
+
+  // The steps of a part. Backward counts from the end, so that there its last part is the short one.
+  Range part(Order order, Index n) const {
+    const Index near = n * part_, far = near + part_ < work_.steps ? near + part_ : work_.steps;
+    return order == Order::forward ? Range{near, far} : Range{work_.steps - far, work_.steps - near};
+  }
+
+  Index part_;  // steps
+  Work work_;
+  Plan plan_;
+};
+
+}  // namespace fusedrnn
