@@ -140,7 +140,9 @@ std::vector<LayerForward<T>> arrange_forward(const Frame<T>& frame, const Sequen
     LayerForward<T>& layer = layers[i];
     frame.shape(layer, l, d);
     layer.panels = frame.weights.forward_panels(i);
-    layer.x = {tape != nullptr ? layer_input(*tape, l) : l == 0 ? sequence.x : output_of(l - 1),
+    layer.x = {tape != nullptr ? layer_input(*tape, l)
+               : l == 0        ? sequence.x
+                               : output_of(l - 1),
                layer.input};
     layer.h_0 = h_0 == nullptr ? zero : frame.state_of(h_0, i);
     layer.c_0 = sequence.c_0 == nullptr ? zero : frame.state_of(sequence.c_0, i);
@@ -183,8 +185,8 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
     layer.x = {layer_input(tape, l), layer.input};
     layer.h_0 = frame.state_of(tape.sequence.h_0, i);
     layer.y = {y + d * model.hidden, model.width()};
-    layer.gates = frame.saves ? tape.gates[i].data()
-                              : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
+    layer.gates =
+        frame.saves ? tape.gates[i].data() : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
     layer.c = frame.two_states ? tape.c[i].data() : nullptr;
     layer.dy = {dy == nullptr ? nullptr : dy + d * model.hidden, model.width()};
     layer.dh_n = frame.state_of(gradients.dh_n, i);
@@ -230,7 +232,9 @@ Index Schedule::part_steps(const Problem& problem) {
 
 template <class T>
 Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> parameters)
-    : model_(model), kernels_(isa().kernels->cell<T>(model.cell)), parameters_(std::move(parameters)) {
+    : model_(model),
+      kernels_(isa().kernels->cell<T>(model.cell)),
+      parameters_(std::move(parameters)) {
   for (int i = 0; i < model_.count(); ++i) {
     const Index input = model_.layer_input(i / model_.directions);
     forward_.emplace_back(kernels_.sizes(input, model_.hidden).forward_panels);
@@ -252,8 +256,10 @@ void Weights<T>::pack_backward() {
 }
 
 template <class T>
-void forward(const Weights<T>& weights, const Problem& problem, const Sequence<T>& sequence,
+void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
              Tape<T>* tape) {
+  Problem problem = given;
+  if (problem.batch == 0) problem.steps = 1;  // an empty batch costs no time, whatever its length
   const Frame<T> frame{weights, problem};
   Scratch scratch;
   if (tape != nullptr) prepare(*tape, frame, sequence);
@@ -281,9 +287,7 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
   // direction's part goes to `second` and is then added.
   std::vector<T*> d_inputs(model.layers);
   for (int l = 0; l < model.layers; ++l)
-    d_inputs[l] = l == 0  ? gradients.dx
-                  : l < 3 ? scratch.take<T>(frame.output)
-                          : d_inputs[l - 2];
+    d_inputs[l] = l == 0 ? gradients.dx : l < 3 ? scratch.take<T>(frame.output) : d_inputs[l - 2];
   const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
   T* second =
       model.directions == 2 ? scratch.take<T>(checked_product(frame.rows, widest)) : nullptr;
@@ -298,8 +302,7 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
   const auto finish = [&](int l, Range steps, Team team) {
     T* dx = d_inputs[l];
     if (second != nullptr) {
-      const Range part =
-          share_of(frame.rows * model.layer_input(l), 8, team.rank, team.size);
+      const Range part = share_of(frame.rows * model.layer_input(l), 8, team.rank, team.size);
       for (Index e = part.begin; e < part.end; ++e) dx[e] += second[e];
     }
     if (problem.dropout > 0 && l > 0) frame.drop(dx, dx, l - 1, steps, team);
@@ -307,9 +310,9 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
   frame.schedule.run(Order::backward, run_layer, finish);
 }
 
-#define FUSEDRNN_INSTANTIATE(T)                                                                \
-  template class Weights<T>;                                                                   \
-  template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*);       \
+#define FUSEDRNN_INSTANTIATE(T)                                                           \
+  template class Weights<T>;                                                              \
+  template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*); \
   template void backward(const Weights<T>&, Tape<T>&, const Gradients<T>&);
 FUSEDRNN_INSTANTIATE(float)
 FUSEDRNN_INSTANTIATE(double)

@@ -2,7 +2,8 @@
 //
 //   Weights<float> weights(model, parameters);            pack once
 //   forward(weights, problem, sequence, nullptr);         inference
-//   Tape<float> tape; forward(weights, problem, sequence, &tape); backward(weights, tape, gradients);
+//   Tape<float> tape; forward(weights, problem, sequence, &tape); backward(weights, tape,
+//   gradients);
 //
 // Conventions are torch's: x [T, B, I], y [T, B, D*H], states [L*D, B, H] (index layer*D +
 // direction), parameters per layer, then direction. Nothing is checked here but memory: the callers
@@ -84,12 +85,12 @@ struct Tape {
 
 template <class T>
 struct Gradients {
-  const T* dy;    // [T, B, D*H] or null: zero
-  const T* dh_n;  // [L*D, B, H] or null: zero
-  const T* dc_n;  // [L*D, B, H] or null: zero
-  T* dx;          // [T, B, I]
-  T* dh_0;        // [L*D, B, H]
-  T* dc_0;        // [L*D, B, H]
+  const T* dy;                                // [T, B, D*H] or null: zero
+  const T* dh_n;                              // [L*D, B, H] or null: zero
+  const T* dc_n;                              // [L*D, B, H] or null: zero
+  T* dx;                                      // [T, B, I]
+  T* dh_0;                                    // [L*D, B, H]
+  T* dc_0;                                    // [L*D, B, H]
   std::vector<LayerGradients<T>> parameters;  // by index(layer, direction)
 };
 

@@ -85,10 +85,12 @@ class Schedule {
     }
   }
 
-  // The steps of a part. Backward counts from the end, so that there its last part is the short one.
+  // The steps of a part. Backward counts from the end, so that there its last part is the short
+  // one.
   Range part(Order order, Index n) const {
     const Index near = n * part_, far = near + part_ < work_.steps ? near + part_ : work_.steps;
-    return order == Order::forward ? Range{near, far} : Range{work_.steps - far, work_.steps - near};
+    return order == Order::forward ? Range{near, far}
+                                   : Range{work_.steps - far, work_.steps - near};
   }
 
   Index part_;  // steps

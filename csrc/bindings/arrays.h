@@ -95,9 +95,9 @@ py::array as_array(py::handle object, const std::string& name) {
 template <class T>
 py::array contiguous(const py::array& array) {
   using Api = py::detail::npy_api;
-  PyObject* result = Api::get().PyArray_FromAny_(
-      array.ptr(), py::dtype::of<T>().release().ptr(), 0, 0,
-      Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_, nullptr);
+  PyObject* result =
+      Api::get().PyArray_FromAny_(array.ptr(), py::dtype::of<T>().release().ptr(), 0, 0,
+                                  Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_, nullptr);
   if (result == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::array>(result);
 }
@@ -107,8 +107,8 @@ const T* data(const py::array& array) {
   return static_cast<const T*>(array.data());
 }
 
-// An array that kernels write. `direct` is C-contiguous; `user` is what the caller gets: the caller's
-// own `out`, or a fresh array. With `swap`, batch and time change places between the two.
+// An array that kernels write. `direct` is C-contiguous; `user` is what the caller gets: the
+// caller's own `out`, or a fresh array. With `swap`, batch and time change places between the two.
 template <class T>
 struct Result {
   py::array user, direct;

@@ -16,10 +16,10 @@ struct Arrangement {
     const Dim time{{}, "T"}, batch{{}, "B"};
     if (x.ndim() == 2) return {false, false};
     if (x.ndim() != 3)
-      throw py::value_error(
-          name + ": expected " +
-          (batch_first ? expected_text({batch, time, width}) : expected_text({time, batch, width})) +
-          " or " + expected_text({time, width}) + ", got " + got_text(x));
+      throw py::value_error(name + ": expected " +
+                            (batch_first ? expected_text({batch, time, width})
+                                         : expected_text({time, batch, width})) +
+                            " or " + expected_text({time, width}) + ", got " + got_text(x));
     return {true, batch_first};
   }
   // The shape of an array over time and batch.
@@ -45,9 +45,7 @@ struct Arrangement {
 };
 
 Dim input_dim(const Model& model) { return {model.input, "I"}; }
-Dim output_dim(const Model& model) {
-  return {model.width(), model.directions == 2 ? "2*H" : "H"};
-}
+Dim output_dim(const Model& model) { return {model.width(), model.directions == 2 ? "2*H" : "H"}; }
 
 // A state or its gradient, in kernel order; parts that weren't given are none.
 struct State {
@@ -75,8 +73,7 @@ State read_state(py::handle state, const std::string& name, const Model& model, 
     if (!py::isinstance<py::tuple>(state) && !py::isinstance<py::list>(state))
       throw py::type_error(wanted + type_name(state));
     const auto items = py::reinterpret_borrow<py::sequence>(state);
-    if (items.size() != 2)
-      throw py::value_error(wanted + std::to_string(items.size()) + " items");
+    if (items.size() != 2) throw py::value_error(wanted + std::to_string(items.size()) + " items");
     given = {items[0], items[1]};
     names = {name + "[0]", name + "[1]"};
   }
@@ -200,8 +197,7 @@ class TypedWeights final : public PackedWeights {
   py::tuple forward(py::handle x, py::handle state, bool batch_first, double dropout,
                     DropoutKey key, py::handle out) override {
     auto self = std::static_pointer_cast<TypedWeights>(shared_from_this());
-    auto handle =
-        std::make_shared<TypedTape<T>>(self, Call<T>(model_, x, state, batch_first, out));
+    auto handle = std::make_shared<TypedTape<T>>(self, Call<T>(model_, x, state, batch_first, out));
     Call<T>& call = handle->call_;
     if (call.y.copied || !out.is_none()) call.y = keep_apart(call);
     const Sequence<T> sequence = call.sequence();
@@ -213,8 +209,8 @@ class TypedWeights final : public PackedWeights {
     }
     call.y.finish();
     if (!call.y.copied) freeze(call.y);
-    for (const auto* buffers : {&handle->tape.gates, &handle->tape.c, &handle->tape.outputs,
-                                &handle->tape.dropped})
+    for (const auto* buffers :
+         {&handle->tape.gates, &handle->tape.c, &handle->tape.outputs, &handle->tape.dropped})
       for (const AlignedBuffer<T>& buffer : *buffers) handle->nbytes_ += buffer.bytes();
     return py::make_tuple(call.y.user, pack_state(call.last),
                           std::static_pointer_cast<TapeHandle>(handle));

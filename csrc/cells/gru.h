@@ -45,8 +45,8 @@ struct Gru {
   }
 
   template <class V>
-  static FUSEDRNN_INLINE void backward(const V (&saved)[4], const V (&previous)[1],
-                                       const V (&)[1], V (&d_state)[1], V (&d_a)[4]) {
+  static FUSEDRNN_INLINE void backward(const V (&saved)[4], const V (&previous)[1], const V (&)[1],
+                                       V (&d_state)[1], V (&d_a)[4]) {
     const V n = saved[N], r = saved[R], z = saved[Z], m = saved[M];
     const V h = previous[0];
     const V d_h = d_state[0];

@@ -4,7 +4,8 @@
 //     for each step s of the chunk, last first:
 //       d_a = cell backward(saved, d_h + dy[s])      over the saved gates, in place
 //       d_h = (direct part) + R^T d_a
-//     dW += d_a^T x    dR += d_a^T h_before    db += sum d_a    dx = d_a W     while d_a is in cache
+//     dW += d_a^T x    dR += d_a^T h_before    db += sum d_a    dx = d_a W     while d_a is in
+//     cache
 //
 // The team divides the steps by rows or by units; the chunk's products are divided by panels of
 // weights and by rows of dx, so no sum is split and the result does not depend on the team's size.
@@ -44,8 +45,7 @@ class BackwardLayer {
       if (!L::spec.saves) team_.sync();  // its scratch is used again
     }
     leave_gradients();
-    if (p_.last)
-      unpack_gradients<Cell, V>(p_.input, p_.hidden, panels_, p_.d_panels, p_.gradients);
+    if (p_.last) unpack_gradients<Cell, V>(p_.input, p_.hidden, panels_, p_.d_panels, p_.gradients);
   }
 
  private:
@@ -116,8 +116,8 @@ class BackwardLayer {
     }
   }
 
-  // What the d_a of the steps [first, last) give: this thread's panels of dW, dR, db and its rows of
-  // dx.
+  // What the d_a of the steps [first, last) give: this thread's panels of dW, dR, db and its rows
+  // of dx.
   void chunk_products(Index first, Index last) const {
     const Index n = (last - first) * p_.batch, begin = earliest(first, last) * p_.batch;
     const T* d_a = gates(p_.reverse ? last - 1 : first, first, last);

@@ -27,9 +27,9 @@ const std::vector<Isa>& compiled_isas() {
 #if defined(FUSEDRNN_EMULATE_AVX512)
     const bool avx512 = avx2;
 #else
-    const bool avx512 =
-        avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
 #endif
     list.push_back({"avx2", &avx2::kernels, avx2});
     list.push_back({"avx512", &avx512::kernels, avx512});

@@ -44,9 +44,8 @@ void apply_dropout(const T* in, T* out, std::int64_t begin, std::int64_t end, do
   std::array<std::uint64_t, 4> words{};
   for (std::int64_t e = begin; e < end; ++e) {
     if (e == begin || e % 8 == 0)
-      words = philox4x64({static_cast<std::uint64_t>(1 + e / 8), static_cast<std::uint64_t>(layer),
-                          0, 0},
-                         key);
+      words = philox4x64(
+          {static_cast<std::uint64_t>(1 + e / 8), static_cast<std::uint64_t>(layer), 0, 0}, key);
     const std::uint64_t pair = words[e % 8 / 2];
     const std::uint64_t word = e % 2 == 0 ? pair & 0xFFFFFFFF : pair >> 32;
     out[e] = in[e] * (word >= threshold ? scale : T(0));  // a NaN stays a NaN, as in torch

@@ -173,8 +173,7 @@ class ForwardLayer {
     for (Index r = rows_.begin; r < rows_.end; ++r) {
       for (Index u = units.begin; u < units.end; ++u) {
         p_.h_n[r * p_.hidden + u] = h.row(r)[u];
-        if constexpr (L::spec.states > 1)
-          p_.c_n[r * p_.hidden + u] = c(p_.steps)[r * padded() + u];
+        if constexpr (L::spec.states > 1) p_.c_n[r * p_.hidden + u] = c(p_.steps)[r * padded() + u];
       }
     }
   }

@@ -1,9 +1,9 @@
 // Matrix products from packed panels. Knows no cell: only tiles of Rows x Vecs vectors that stay in
 // registers while the common dimension k runs.
 //
-// A panel is a block of columns of the right operand, stored [k][Vecs * lanes], so that a tile reads
-// it front to back. Each element of a product is one chain of fma over ascending k, whatever the
-// tile, so a result does not depend on how rows are divided among tiles and threads.
+// A panel is a block of columns of the right operand, stored [k][Vecs * lanes], so that a tile
+// reads it front to back. Each element of a product is one chain of fma over ascending k, whatever
+// the tile, so a result does not depend on how rows are divided among tiles and threads.
 #pragma once
 
 #include "layer.h"
@@ -87,9 +87,9 @@ struct Runs {
   Index count, length, step;
 };
 
-// One panel of a product: c[r, :] = init[r, :] + a[r, :] panel for r in `rows`. `init` with stride 0
-// is one row for all (a bias, zeros); it may be c. Of the N * lanes columns only the first `width`
-// exist in c.
+// One panel of a product: c[r, :] = init[r, :] + a[r, :] panel for r in `rows`. `init` with stride
+// 0 is one row for all (a bias, zeros); it may be c. Of the N * lanes columns only the first
+// `width` exist in c.
 template <class V, int N, class T = typename V::Scalar>
 void multiply_panel(Rows<const T> a, Runs runs, const T* panel, Rows<const T> init, Range rows,
                     Rows<T> c, Index width) {
@@ -119,8 +119,9 @@ void multiply_panel(Rows<const T> a, Runs runs, const T* panel, Rows<const T> in
 template <class V>
 inline constexpr typename V::Scalar zero_row[panel_vecs * V::lanes] = {};
 
-// c[r, :] (+)= a[r, :] * panels, for r in `rows` and the columns of the panels in `range`; the right
-// operand is packed by pack_columns. c has `columns` columns: whole vectors of them if it is added to.
+// c[r, :] (+)= a[r, :] * panels, for r in `rows` and the columns of the panels in `range`; the
+// right operand is packed by pack_columns. c has `columns` columns: whole vectors of them if it is
+// added to.
 template <class V, class T = typename V::Scalar>
 void multiply(Rows<const T> a, Runs runs, const T* panels, Index columns, Range range, Range rows,
               Rows<T> c, bool add) {
@@ -128,8 +129,8 @@ void multiply(Rows<const T> a, Runs runs, const T* panels, Index columns, Range 
   for_panels<V, panel_vecs>(range, vectors, [&]<int N>(Index p) {
     const Index first = p * panel_vecs * V::lanes;
     const Rows<T> out{c.data + first, c.stride};
-    const Rows<const T> init = add ? Rows<const T>{out.data, out.stride}
-                                   : Rows<const T>{zero_row<V>, 0};
+    const Rows<const T> init =
+        add ? Rows<const T>{out.data, out.stride} : Rows<const T>{zero_row<V>, 0};
     multiply_panel<V, N>(a, runs, panels + first * depth, init, rows, out, columns - first);
   });
 }

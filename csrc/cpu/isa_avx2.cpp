@@ -2,4 +2,5 @@
 // kernels may stand here.
 #define FUSEDRNN_ISA avx2
 #include "simd_avx2.h"
+
 #include "kernels.inl"

@@ -2,4 +2,5 @@
 // kernels may stand here.
 #define FUSEDRNN_ISA avx512
 #include "simd_avx512.h"
+
 #include "kernels.inl"

@@ -2,4 +2,5 @@
 // kernels may stand here.
 #define FUSEDRNN_ISA scalar
 #include "simd_scalar.h"
+
 #include "kernels.inl"

@@ -60,18 +60,18 @@ struct LayerShape {
 
 template <class T>
 struct LayerForward : LayerShape {
-  const T* panels;     // packed by pack_forward
-  Rows<const T> x;     // [T*B, I]
-  const T* h_0;        // [B, H]
-  const T* c_0;        // [B, H], cells with a second state
-  Rows<T> y;           // [T*B, H]
-  T* h_n;              // [B, H]
-  T* c_n;              // [B, H]
-  bool training;       // keep every c for backward
-  bool keeps_gates;    // and the activated gates: training and spec.saves
-  Index chunk;         // time steps whose W x is computed at once
-  T* gates;            // keeps_gates: [T*B, S*Hp], by time; else [chunk*B, S*Hp]
-  T* c;                // training: [T + 1, B, Hp], by step; else [B, Hp]
+  const T* panels;   // packed by pack_forward
+  Rows<const T> x;   // [T*B, I]
+  const T* h_0;      // [B, H]
+  const T* c_0;      // [B, H], cells with a second state
+  Rows<T> y;         // [T*B, H]
+  T* h_n;            // [B, H]
+  T* c_n;            // [B, H]
+  bool training;     // keep every c for backward
+  bool keeps_gates;  // and the activated gates: training and spec.saves
+  Index chunk;       // time steps whose W x is computed at once
+  T* gates;          // keeps_gates: [T*B, S*Hp], by time; else [chunk*B, S*Hp]
+  T* c;              // training: [T + 1, B, Hp], by step; else [B, Hp]
 };
 
 template <class T>
@@ -100,11 +100,11 @@ struct LayerBackward : LayerShape {
 
 // Sizes, in elements, that depend on a kernel's vectors.
 struct LayerSizes {
-  Index padded_hidden;    // Hp
-  Index gates_row;        // S*Hp
+  Index padded_hidden;  // Hp
+  Index gates_row;      // S*Hp
   Index forward_panels;
   Index backward_panels;
-  Index panel_width;      // the widest panel, in elements
+  Index panel_width;  // the widest panel, in elements
 };
 
 // The kernels of one cell and type. Every thread of the team calls forward or backward once.

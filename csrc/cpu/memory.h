@@ -28,7 +28,8 @@ class AlignedBuffer {
     const std::int64_t bytes = checked_product(n, sizeof(T));
     if (bytes > INT64_MAX - static_cast<std::int64_t>(cache_line)) throw std::bad_alloc();
     const std::size_t rounded = (bytes + cache_line - 1) / cache_line * cache_line;
-    data_.reset(static_cast<T*>(std::aligned_alloc(cache_line, rounded == 0 ? cache_line : rounded)));
+    data_.reset(
+        static_cast<T*>(std::aligned_alloc(cache_line, rounded == 0 ? cache_line : rounded)));
     if (data_ == nullptr) throw std::bad_alloc();
     bytes_ = bytes;
   }
@@ -44,8 +45,8 @@ class AlignedBuffer {
 };
 
 // Scratch memory of one call: take() as often as needed, all of it is given back at the end. A
-// thread keeps a block of `kept_bytes` for it, so that a loop of small steps does not ask the system
-// for memory. Scratches of one thread may nest: the last begun ends first.
+// thread keeps a block of `kept_bytes` for it, so that a loop of small steps does not ask the
+// system for memory. Scratches of one thread may nest: the last begun ends first.
 class Scratch {
  public:
   Scratch() = default;

@@ -2,10 +2,11 @@
 // columns of all slots of these units lie together, so that one register tile ends up holding every
 // gate of the same units, and the cell runs on it in registers.
 //
-//   gate row   [block][slot][lane]                       pre-activations, saved gates or d_a of a row
-//   forward    x: [panel][i][block][x slot][lane]  h: [panel][j][block][h slot][lane]
+//   gate row   [block][slot][lane]                       pre-activations, saved gates or d_a of a
+//   row forward    x: [panel][i][block][x slot][lane]  h: [panel][j][block][h slot][lane]
 //              bias: [block][slot][lane]
-//   backward   as pack_columns: dx = d_a W from [panel][k][i], dh = d_a R from [panel][k][j], with k
+//   backward   as pack_columns: dx = d_a W from [panel][k][i], dh = d_a R from [panel][k][j], with
+//   k
 //              over (block, slot of the run, lane)
 //
 // Units beyond H are padding: zero weights keep them at zero.
@@ -67,13 +68,12 @@ struct Layout {
 template <class Cell, class V>
 LayerSizes layer_sizes(Index input, Index hidden) {
   using L = Layout<Cell, V>;
-  return {L::blocks(hidden) * L::lanes, L::gates_row(hidden),
-          L::forward(input, hidden).size, L::backward(input, hidden).size,
-          panel_vecs * L::lanes};
+  return {L::blocks(hidden) * L::lanes, L::gates_row(hidden), L::forward(input, hidden).size,
+          L::backward(input, hidden).size, panel_vecs * L::lanes};
 }
 
-// Visits the elements of the panels in `range` of a packed x (or h) matrix: visit(packed element, row
-// of the weight matrix, column), and visit(packed element, -1, column) for padding.
+// Visits the elements of the panels in `range` of a packed x (or h) matrix: visit(packed element,
+// row of the weight matrix, column), and visit(packed element, -1, column) for padding.
 template <class Cell, class V, class T, class Visit>
 FUSEDRNN_INLINE void for_packed(SlotRun run, const int (&gate)[max_slots], Index depth,
                                 Index hidden, Range range, T* packed, const Visit& visit) {
@@ -94,8 +94,8 @@ FUSEDRNN_INLINE void for_packed(SlotRun run, const int (&gate)[max_slots], Index
   }
 }
 
-// Visits the elements of a packed bias that belong to the panels in `range`: visit(packed element, gate of bias_ih, gate of bias_hh,
-// unit), a gate being -1 where the slot has none.
+// Visits the elements of a packed bias that belong to the panels in `range`: visit(packed element,
+// gate of bias_ih, gate of bias_hh, unit), a gate being -1 where the slot has none.
 template <class Cell, class V, class T, class Visit>
 FUSEDRNN_INLINE void for_bias(Index hidden, Range range, T* packed, const Visit& visit) {
   using L = Layout<Cell, V>;
@@ -114,9 +114,8 @@ void pack_forward(Index input, Index hidden, const LayerParameters<T>& p, T* bas
   using L = Layout<Cell, V>;
   const auto at = L::forward(input, hidden);
   const auto pack = [](const T* weight, Index columns) {
-    return [=](T& packed, Index row, Index k) {
-      packed = row < 0 ? T(0) : weight[row * columns + k];
-    };
+    return
+        [=](T& packed, Index row, Index k) { packed = row < 0 ? T(0) : weight[row * columns + k]; };
   };
   const Range all{0, L::panels(hidden)};
   for_packed<Cell, V>(L::x, L::spec.x_gate, input, hidden, all, base + at.x,
@@ -124,10 +123,13 @@ void pack_forward(Index input, Index hidden, const LayerParameters<T>& p, T* bas
   for_packed<Cell, V>(L::h, L::spec.h_gate, hidden, hidden, all, base + at.h,
                       pack(p.weight_hh, hidden));
   for (Index i = 0; i < L::gates_row(hidden); ++i) base[at.bias + i] = T(0);
-  for_bias<Cell, V>(hidden, all, base + at.bias, [&](T& packed, int x_gate, int h_gate, Index unit) {
-    if (x_gate >= 0 && p.bias_ih != nullptr) packed += p.bias_ih[x_gate * hidden + unit];
-    if (h_gate >= 0 && p.bias_hh != nullptr) packed += p.bias_hh[h_gate * hidden + unit];
-  });
+  for_bias<Cell, V>(hidden, all, base + at.bias,
+                    [&](T& packed, int x_gate, int h_gate, Index unit) {
+                      if (x_gate >= 0 && p.bias_ih != nullptr)
+                        packed += p.bias_ih[x_gate * hidden + unit];
+                      if (h_gate >= 0 && p.bias_hh != nullptr)
+                        packed += p.bias_hh[h_gate * hidden + unit];
+                    });
 }
 
 template <class Cell, class V, class T = typename V::Scalar>
@@ -151,8 +153,7 @@ void pack_backward(Index input, Index hidden, const LayerParameters<T>& p, T* ba
 // The gradients of the panels in `range`, summed up in the layout of pack_forward, into the user's
 // arrays.
 template <class Cell, class V, class T = typename V::Scalar>
-void unpack_gradients(Index input, Index hidden, Range range, T* base,
-                      const LayerGradients<T>& g) {
+void unpack_gradients(Index input, Index hidden, Range range, T* base, const LayerGradients<T>& g) {
   using L = Layout<Cell, V>;
   const auto at = L::forward(input, hidden);
   const auto unpack = [](T* weight, Index columns) {
@@ -164,10 +165,13 @@ void unpack_gradients(Index input, Index hidden, Range range, T* base,
                       unpack(g.weight_ih, input));
   for_packed<Cell, V>(L::h, L::spec.h_gate, hidden, hidden, range, base + at.h,
                       unpack(g.weight_hh, hidden));
-  for_bias<Cell, V>(hidden, range, base + at.bias, [&](const T& packed, int x_gate, int h_gate, Index unit) {
-    if (x_gate >= 0 && g.bias_ih != nullptr) g.bias_ih[x_gate * hidden + unit] = packed;
-    if (h_gate >= 0 && g.bias_hh != nullptr) g.bias_hh[h_gate * hidden + unit] = packed;
-  });
+  for_bias<Cell, V>(hidden, range, base + at.bias,
+                    [&](const T& packed, int x_gate, int h_gate, Index unit) {
+                      if (x_gate >= 0 && g.bias_ih != nullptr)
+                        g.bias_ih[x_gate * hidden + unit] = packed;
+                      if (h_gate >= 0 && g.bias_hh != nullptr)
+                        g.bias_hh[h_gate * hidden + unit] = packed;
+                    });
 }
 
 }  // namespace fusedrnn

@@ -3,8 +3,8 @@
 //   rows     each thread runs its part of the batch through all steps; no barrier
 //   units    each thread computes its part of the hidden units of every row; a barrier a step
 //   layers   a wavefront: layer l works on one part of the sequence while layer l + 1 works on the
-//            part before; a barrier a part. For one direction only: the reverse one needs the end of
-//            the sequence first
+//            part before; a barrier a part. For one direction only: the reverse one needs the end
+//            of the sequence first
 //
 // Two directions run side by side, each by half of the threads; both halves then divide rows or
 // units. One thread runs alone where the work is too small to share.
@@ -29,9 +29,9 @@ struct Work {
   Index parts;  // of the sequence, in a wavefront
 };
 
-// The estimated time of `work` on exactly `threads` threads, in microseconds. It counts what decides:
-// products at a typical rate, thin tiles at the price of two rows (their weights are read for fewer
-// products), the barriers, and the start of a team.
+// The estimated time of `work` on exactly `threads` threads, in microseconds. It counts what
+// decides: products at a typical rate, thin tiles at the price of two rows (their weights are read
+// for fewer products), the barriers, and the start of a team.
 inline double estimate(const Work& work, int threads, Split split) {
   constexpr double products_per_us = 25e3;  // 50 GFLOP/s: one core's rate within a factor of two
   constexpr double barrier_us = 0.5, start_us = 5;

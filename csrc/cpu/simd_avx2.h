@@ -16,7 +16,7 @@ template <>
 struct Vec<float> {
   using Scalar = float;
   static constexpr int lanes = 8;
-  static constexpr int accumulators = 12;  // of 16 registers: 4 hold the operands
+  static constexpr int accumulators = 12;              // of 16 registers: 4 hold the operands
   static constexpr float shifter = 12582912.0f + 127;  // 1.5 * 2^23 + bias
 
   __m256 v;

@@ -52,7 +52,7 @@ template <>
 struct Vec<float> {
   using Scalar = float;
   static constexpr int lanes = 16;
-  static constexpr int accumulators = 24;  // of 32 registers: 8 hold the operands
+  static constexpr int accumulators = 24;              // of 32 registers: 8 hold the operands
   static constexpr float shifter = 12582912.0f + 127;  // 1.5 * 2^23 + bias
 
   __m512 v;

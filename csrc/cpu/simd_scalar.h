@@ -39,7 +39,9 @@ struct Lane {
   FUSEDRNN_INLINE explicit Lane(T s) : v(s) {}
 
   static FUSEDRNN_INLINE Vec<T> load(const T* p) { return Vec<T>(*p); }
-  static FUSEDRNN_INLINE Vec<T> load_partial(const T* p, int n) { return Vec<T>(n > 0 ? *p : T(0)); }
+  static FUSEDRNN_INLINE Vec<T> load_partial(const T* p, int n) {
+    return Vec<T>(n > 0 ? *p : T(0));
+  }
   FUSEDRNN_INLINE void store(T* p) const { *p = v; }
   FUSEDRNN_INLINE void store_partial(T* p, int n) const {
     if (n > 0) *p = v;
