@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fusedrnn
 from demo_problems import SMALL, TINY, read_data, run_steps
 from fusedrnn.__main__ import main
-from fusedrnn.demo import checkpoint, progress, speed
+from fusedrnn.demo import blas, checkpoint, progress, speed
 from fusedrnn.demo.adam import Adam
 from fusedrnn.demo.checkpoint import Checkpoint, CheckpointError
 from fusedrnn.demo.model import Model
@@ -140,6 +142,25 @@ def test_speed_reports_a_reference_that_is_too_slow(monkeypatch):
     text = speed.compare(speed.Case(TINY, 3, 2), 0.5)
     assert "fused kernels, float32, 1 thread" in text
     assert "not ready in the 0.5 s" in text
+
+
+def test_restart_without_threadpoolctl(monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(blas, "can_limit", lambda: False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    blas.restart_with_one_thread()  # this program is pytest
+    assert calls == []
+    spec = importlib.util.find_spec("fusedrnn.__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    blas.restart_with_one_thread()
+    [(program, arguments, environment)] = calls
+    assert (program, arguments[1:]) == (sys.executable, sys.orig_argv[1:])
+    assert environment["OPENBLAS_NUM_THREADS"] == "1"
+    assert environment["FUSEDRNN_NUM_THREADS"] == str(fusedrnn.get_num_threads())
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    blas.restart_with_one_thread()
+    assert len(calls) == 1
 
 
 # --- the command line ---------------------------------------------------------------------------
