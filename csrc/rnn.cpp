@@ -244,15 +244,15 @@ Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> paramete
 
 template <class T>
 void Weights<T>::pack_backward() {
-  const std::lock_guard lock(mutex_);
-  if (!backward_.empty()) return;
-  std::vector<AlignedBuffer<T>> packed;
+  if (backward_.load() != nullptr) return;
+  auto packed = std::make_unique<Panels>();
   for (int i = 0; i < model_.count(); ++i) {
     const Index input = model_.layer_input(i / model_.directions);
-    packed.emplace_back(kernels_.sizes(input, model_.hidden).backward_panels);
-    kernels_.pack_backward(input, model_.hidden, parameters_[i], packed[i].data());
+    packed->emplace_back(kernels_.sizes(input, model_.hidden).backward_panels);
+    kernels_.pack_backward(input, model_.hidden, parameters_[i], (*packed)[i].data());
   }
-  backward_ = std::move(packed);
+  const Panels* none = nullptr;
+  if (backward_.compare_exchange_strong(none, packed.get())) packed.release();
 }
 
 template <class T>

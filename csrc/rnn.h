@@ -11,7 +11,8 @@
 // two calls of backward on one tape.
 #pragma once
 
-#include <mutex>
+#include <atomic>
+#include <memory>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -41,16 +42,19 @@ class Weights {
   const Model& model() const { return model_; }
   const CellKernels<T>& kernels() const { return kernels_; }
   const T* forward_panels(int index) const { return forward_[index].data(); }
-  // What backward needs besides; packed at the first call.
+  ~Weights() { delete backward_.load(); }
+  // What backward needs besides; packed at the first call. Threads that come at once each pack, and
+  // the first result stays: the child of a fork would wait for a lock that another thread held.
   void pack_backward();
-  const T* backward_panels(int index) const { return backward_[index].data(); }
+  const T* backward_panels(int index) const { return (*backward_.load())[index].data(); }
 
  private:
   const Model model_;
   const CellKernels<T>& kernels_;
   const std::vector<LayerParameters<T>> parameters_;
-  std::vector<AlignedBuffer<T>> forward_, backward_;  // by index(layer, direction)
-  std::mutex mutex_;
+  using Panels = std::vector<AlignedBuffer<T>>;  // by index(layer, direction)
+  Panels forward_;
+  std::atomic<const Panels*> backward_{nullptr};
 };
 
 struct Problem {

@@ -41,7 +41,7 @@ py::array evaluate(const std::string& name, const py::array& x) {
                  : name == "sigmoid" ? kernels.sigmoid
                                      : nullptr;
   if (f == nullptr) throw py::value_error("name: expected exp, tanh or sigmoid, got " + name);
-  const py::array in = contiguous<T>(x);
+  const py::array in = contiguous<T>(x, "x");
   py::array_t<T> out(in.size());
   f(data<T>(in), out.mutable_data(), in.size());
   return out.reshape(std::vector<py::ssize_t>(in.shape(), in.shape() + in.ndim()));
@@ -52,6 +52,11 @@ py::array vecmath(const std::string& name, const py::array& x) {
   return evaluate<double>(name, as_array<double>(x, "x"));
 }
 
+// What methods take for self: an object that __new__ left empty is then an error. (For a reference
+// pybind11 would allocate it, and never construct it.)
+template <class T>
+using Held = std::shared_ptr<T>;
+
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled part of fusedrnn: kernels, thread pool, argument checks.";
 
@@ -59,39 +64,50 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   isa();
   num_threads();
 
-  py::class_<PackedWeights, std::shared_ptr<PackedWeights>>(m, "PackedWeights")
+  py::class_<PackedWeights, Held<PackedWeights>>(m, "PackedWeights")
       .def(py::init(&pack), py::arg("cell"), py::arg("parameters"), py::arg("names"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("num_layers"),
            py::arg("bidirectional"), py::arg("bias"), py::arg("dtype"),
-           py::arg("owner") = py::none())
+           py::arg("owner") = py::none(), py::arg("copy") = false)
       .def(
           "infer",
-          [](PackedWeights& w, py::object x, py::object state, bool batch_first, py::object out) {
-            return w.infer(x, state, batch_first, out);
-          },
+          [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
+             py::object out) { return w->infer(x, state, batch_first, out); },
           py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("out"))
       .def(
           "forward",
-          [](PackedWeights& w, py::object x, py::object state, bool batch_first, double dropout,
-             std::uint64_t seed, std::uint64_t call, py::object out) {
-            return w.forward(x, state, batch_first, dropout, {seed, call}, out);
+          [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
+             double dropout, std::uint64_t seed, std::uint64_t call, py::object out) {
+            return w->forward(x, state, batch_first, dropout, {seed, call}, out);
           },
           py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("dropout"),
           py::arg("seed"), py::arg("call"), py::arg("out"))
-      .def_property_readonly("dtype", &PackedWeights::dtype)
-      .def_property_readonly("names", &PackedWeights::names)
-      .def_property_readonly("owner", &PackedWeights::owner);
+      .def_property_readonly("dtype", [](const Held<PackedWeights>& w) { return w->dtype(); })
+      .def_property_readonly("arrays",
+                             [](const Held<PackedWeights>& w) { return w->read_only_arrays(); })
+      .def_property_readonly("names", [](const Held<PackedWeights>& w) { return w->names(); })
+      .def_property_readonly("owner", [](const Held<PackedWeights>& w) { return w->owner(); });
 
-  py::class_<TapeHandle, std::shared_ptr<TapeHandle>>(m, "Tape")
+  py::class_<TapeHandle, Held<TapeHandle>>(
+      m, "Tape",
+      "What `forward` keeps for one call of `backward`: activations, x, y and the weights.\n\n"
+      "It comes from `forward` only, and can't be copied or pickled.")
       .def(
           "backward",
-          [](TapeHandle& t, py::object dy, py::object dstate, py::object out) {
-            return t.backward(dy, dstate, out);
+          [](const Held<TapeHandle>& t, py::object dy, py::object dstate, py::object out) {
+            return t->backward(dy, dstate, out);
           },
-          py::arg("dy"), py::arg("dstate"), py::arg("out"))
-      .def_property_readonly("spent", &TapeHandle::spent)
-      .def_property_readonly("nbytes", &TapeHandle::nbytes)
-      .def_property_readonly("weights", &TapeHandle::weights);
+          py::arg("dy"), py::arg("dstate"), py::arg("out"),
+          "Return (d_x, d_state, [d_parameter, ...]); see `fusedrnn.functional.backward`.")
+      .def_property_readonly(
+          "spent", [](const Held<TapeHandle>& t) { return t->spent(); },
+          "Whether `backward` has used the tape up.")
+      .def_property_readonly(
+          "nbytes", [](const Held<TapeHandle>& t) { return t->nbytes(); },
+          "How many bytes `forward` saved, besides x and y.")
+      .def_property_readonly(
+          "weights", [](const Held<TapeHandle>& t) { return t->weights(); },
+          "The packed weights of the call.");
 
   m.def("cells", [] {
     py::dict table;  // name -> (gates, states)
@@ -102,6 +118,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("info", &info);
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  m.def("as_array", &float_array, py::arg("object"), py::arg("name"),
+        py::arg("dtype") = py::none());
   m.def("vecmath", &vecmath, py::arg("name"), py::arg("x"));
 }
 

@@ -26,6 +26,7 @@ class PackedWeights : public std::enable_shared_from_this<PackedWeights> {
   virtual py::tuple forward(py::handle x, py::handle state, bool batch_first, double dropout,
                             DropoutKey key, py::handle out) = 0;
   virtual const char* dtype() const = 0;
+  virtual py::list read_only_arrays() const = 0;  // what was packed
 
   const Model& model() const { return model_; }
   const std::vector<std::string>& names() const { return names_; }
@@ -49,11 +50,13 @@ class TapeHandle {
 };
 
 // Checks `parameters` (torch's arrays, per layer, then direction: weight_ih, weight_hh and, with
-// `bias`, bias_ih, bias_hh) and packs them.
+// `bias`, bias_ih, bias_hh) and packs them. Without `copy` they must stay as they are until the
+// last call of forward, which may read them again.
 std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& parameters,
                                     const std::vector<std::string>& names, Index input_size,
                                     Index hidden_size, int num_layers, bool bidirectional,
-                                    bool bias, const std::string& dtype, py::object owner);
+                                    bool bias, const std::string& dtype, py::object owner,
+                                    bool copy);
 
 int cell_index(const std::string& name);
 

@@ -28,21 +28,38 @@ class Network:
     bidirectional: bool
     bias: bool
 
+    @property
+    def directions(self) -> int:
+        """D, 1 or 2."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def rows(self) -> int:
+        """G*H, the rows of each weight."""
+        return CELLS[self.cell][0] * self.hidden_size
+
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the names and shapes of all parameters in torch's order."""
-        rows = CELLS[self.cell][0] * self.hidden_size
-        directions = ("", "_reverse") if self.bidirectional else ("",)
         for layer in range(self.num_layers):
-            width = self.input_size if layer == 0 else len(directions) * self.hidden_size
-            for direction in directions:
-                yield f"weight_ih_l{layer}{direction}", (rows, width)
-                yield f"weight_hh_l{layer}{direction}", (rows, self.hidden_size)
+            width = self.input_size if layer == 0 else self.directions * self.hidden_size
+            for direction in ("", "_reverse")[: self.directions]:
+                yield f"weight_ih_l{layer}{direction}", (self.rows, width)
+                yield f"weight_hh_l{layer}{direction}", (self.rows, self.hidden_size)
                 if self.bias:
-                    yield f"bias_ih_l{layer}{direction}", (rows,)
-                    yield f"bias_hh_l{layer}{direction}", (rows,)
+                    yield f"bias_ih_l{layer}{direction}", (self.rows,)
+                    yield f"bias_hh_l{layer}{direction}", (self.rows,)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many parameters `shapes` yields, and how many elements they have."""
+        columns = self.hidden_size + (2 if self.bias else 0)
+        first = self.input_size + columns
+        other = self.directions * self.hidden_size + columns
+        elements = self.directions * self.rows * (first + (self.num_layers - 1) * other)
+        return self.directions * self.num_layers * (4 if self.bias else 2), elements
 
     def check_names(self, parameters: Mapping[str, object]) -> None:
-        """Raise ValueError unless `parameters` has exactly the names of this network."""
+        """Raise an error unless `parameters` is a mapping with exactly this network's names."""
+        check_mapping(parameters)
         names = {name for name, _ in self.shapes()}
         missing = sorted(names - set(parameters))
         unexpected = sorted(str(name) for name in set(parameters) - names)
@@ -52,9 +69,17 @@ class Network:
             raise ValueError(f"parameters: {'; '.join(problems)}")
 
     def pack(
-        self, parameters: Mapping[str, object], dtype: str, owner: object = None
+        self,
+        parameters: Mapping[str, object],
+        dtype: str,
+        owner: object = None,
+        *,
+        copy: bool = False,
     ) -> _core.PackedWeights:
-        """Check the parameters' types and shapes, and pack them for the kernels."""
+        """Check the parameters' types and shapes, and pack them for the kernels.
+
+        Without `copy` the arrays must stay as they are until the last call of `forward`.
+        """
         names = [name for name, _ in self.shapes()]
         return _core.PackedWeights(
             self.cell,
@@ -67,30 +92,43 @@ class Network:
             self.bias,
             dtype,
             owner,
+            copy,
+        )
+
+
+def check_cell(cell: str) -> None:
+    """Raise ValueError unless there is such a cell."""
+    if not isinstance(cell, str) or cell not in CELLS:
+        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+
+
+def check_mapping(parameters: object) -> None:
+    """Raise TypeError unless `parameters` is a mapping."""
+    if not isinstance(parameters, Mapping):
+        raise TypeError(
+            f"parameters: expected a mapping of names to arrays, got {type(parameters).__name__}"
         )
 
 
 def network_of(cell: str, parameters: Mapping[str, object]) -> Network:
-    """Return the network that the names and shapes of `parameters` describe.
+    """Return the network that the parameters' names and shapes describe.
 
     Raises
     ------
     ValueError
         If the cell is unknown, a name is missing or unexpected, or a size can't be read.
+    TypeError
+        If `parameters` isn't a mapping, or a weight that a size is read from is no array.
     """
-    if cell not in CELLS:
-        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
-    if not isinstance(parameters, Mapping):
-        raise TypeError(
-            f"parameters: expected a mapping of names to arrays, got {type(parameters).__name__}"
-        )
+    check_cell(cell)
+    check_mapping(parameters)
     num_layers = 0
     while f"weight_ih_l{num_layers}" in parameters:
         num_layers += 1
     network = Network(
         cell,
-        input_size=_columns(parameters, "weight_ih_l0"),
-        hidden_size=_columns(parameters, "weight_hh_l0"),
+        input_size=_matrix(parameters, "weight_ih_l0").shape[1],
+        hidden_size=_matrix(parameters, "weight_hh_l0").shape[1],
         num_layers=num_layers,
         bidirectional="weight_ih_l0_reverse" in parameters,
         bias="bias_ih_l0" in parameters,
@@ -99,25 +137,16 @@ def network_of(cell: str, parameters: Mapping[str, object]) -> Network:
     return network
 
 
-def _columns(parameters: Mapping[str, object], name: str) -> int:
-    """Return the number of columns of a weight matrix: what it is multiplied with."""
+def dtype_of(parameters: Mapping[str, object]) -> str:
+    """Return "float32" or "float64", the dtype of the first weight, which all must have."""
+    return _matrix(parameters, "weight_ih_l0").dtype.name
+
+
+def _matrix(parameters: Mapping[str, object], name: str) -> Array:
+    """Return a weight, whose columns are the size of what it is multiplied with."""
     if name not in parameters:
         raise ValueError(f"parameters: missing {name}")
-    shape = np.shape(parameters[name])  # type: ignore[arg-type]
-    if len(shape) != 2 or shape[1] < 1:
-        raise ValueError(f"{name}: expected a matrix of at least one column, got {shape}")
-    return shape[1]
-
-
-def dtype_name(array: object, name: str) -> str:
-    """Return "float32" or "float64", the dtype of `array`; anything else is a TypeError."""
-    dtype = getattr(array, "dtype", None)
-    if dtype is None:
-        got = type(array).__name__
-    else:
-        # Frameworks' dtypes print as "torch.float32"; NumPy's tell the byte order in `str`.
-        got = dtype.name if isinstance(dtype, np.dtype) and dtype.isnative else str(dtype)
-        got = got.removeprefix("torch.")
-    if got not in ("float32", "float64"):
-        raise TypeError(f"{name}: expected an array of float32 or float64, got {got}")
-    return got
+    weight = _core.as_array(parameters[name], name)
+    if weight.ndim != 2 or weight.shape[1] < 1:
+        raise ValueError(f"{name}: expected a matrix of at least one column, got {weight.shape}")
+    return weight

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
+import importlib
 
 from . import _core
+from ._arguments import integer
 
 
 def get_num_threads() -> int:
@@ -12,6 +13,10 @@ def get_num_threads() -> int:
 
     At first this is the environment variable ``FUSEDRNN_NUM_THREADS``, else ``OMP_NUM_THREADS``,
     else the number of CPUs that this process may run on.
+
+    Returns
+    -------
+    int
 
     Examples
     --------
@@ -46,10 +51,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> fusedrnn.set_num_threads(before)
     """
-    try:
-        number = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n: expected an integer, got {type(n).__name__}") from None
+    number = integer(n, "n")
     if not 1 <= number <= 1024:
         raise ValueError(f"n: expected a number of threads from 1 to 1024, got {number}")
     _core.set_num_threads(number)
@@ -58,11 +60,11 @@ def set_num_threads(n: int) -> None:
 def _register_with_threadpoolctl() -> None:
     """Let ``threadpoolctl.threadpool_limits`` set our number of threads as it does BLAS's."""
     try:
-        import threadpoolctl
+        threadpoolctl = importlib.import_module("threadpoolctl")
     except ImportError:
         return
 
-    class FusedRNNController(threadpoolctl.LibController):  # type: ignore[misc]
+    class FusedRNNController(threadpoolctl.LibController):  # type: ignore[misc, name-defined]
         user_api = "fusedrnn"
         internal_api = "fusedrnn"
         filename_prefixes = ("_core",)

@@ -18,16 +18,14 @@ as torch and cuDNN), ``"rnn_tanh"``, ``"rnn_relu"``; `fusedrnn.reference` has th
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
+from ._arguments import flag, key, probability
 from ._core import PackedWeights, Tape
-from ._network import Array, Network, dtype_name, network_of
+from ._network import Array, Network, check_cell, dtype_of, network_of
 
 State = Array | tuple[Array, Array]
 
@@ -94,24 +92,45 @@ class Weights:
     ((7, 1, 5), (1, 1, 5))
     """
 
-    network: Network
-    parameters: Mapping[str, Array]
-    packed: PackedWeights
-
     def __init__(self, cell: str, parameters: Mapping[str, Any]) -> None:
         network = network_of(cell, parameters)
-        self._assign(network, parameters, dtype_name(parameters["weight_ih_l0"], "weight_ih_l0"))
+        self._assign(network, parameters, dtype_of(parameters))
+
+    @classmethod
+    def of(
+        cls, network: Network, parameters: Mapping[str, Any], dtype: str, owner: object
+    ) -> Weights:
+        """Return weights that must fit `network`, for an owner who knows its tapes by itself."""
+        network.check_names(parameters)
+        weights = cls.__new__(cls)
+        weights._assign(network, parameters, dtype, owner)
+        return weights
 
     def _assign(
         self, network: Network, parameters: Mapping[str, Any], dtype: str, owner: object = None
     ) -> None:
-        copies: dict[str, Array] = {}
-        for name, _ in network.shapes():
-            copies[name] = np.array(parameters[name], order="C")
-            copies[name].setflags(write=False)
-        self.network = network
-        self.parameters = MappingProxyType(copies)
-        self.packed = network.pack(copies, dtype, owner)
+        self._network = network
+        self._packed = network.pack(parameters, dtype, owner, copy=True)
+        names = [name for name, _ in network.shapes()]
+        self._parameters = MappingProxyType(dict(zip(names, self._packed.arrays, strict=True)))
+
+    @property
+    def network(self) -> Network:
+        """The sizes."""
+        return self._network
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """The arrays by name, read-only."""
+        return self._parameters
+
+    @property
+    def packed(self) -> PackedWeights:
+        """What the kernels read."""
+        return self._packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Weights, (self.network.cell, dict(self.parameters))
 
 
 def infer(
@@ -164,7 +183,7 @@ def infer(
     >>> y
     array([[1., 0.]])
     """
-    return _packed(cell, parameters).infer(x, state, _flag(batch_first, "batch_first"), out)
+    return _packed(cell, parameters).infer(x, state, flag(batch_first, "batch_first"), out)
 
 
 def forward(
@@ -216,11 +235,11 @@ def forward(
     array([[ 1., -2.],
            [ 0.,  0.]])
     """
-    seed, call = (_word(word, "dropout_key") for word in dropout_key)
+    seed, call = key(dropout_key, "dropout_key")
     return _packed(cell, parameters).forward(
         x,
         state,
-        _flag(batch_first, "batch_first"),
+        flag(batch_first, "batch_first"),
         probability(dropout, "dropout"),
         seed,
         call,
@@ -228,9 +247,7 @@ def forward(
     )
 
 
-def backward(
-    tape: Tape, dy: Any, dstate: Any = None, *, out: Gradients | None = None
-) -> Gradients:
+def backward(tape: Tape, dy: Any, dstate: Any = None, *, out: Gradients | None = None) -> Gradients:
     """Return the gradients of everything that went into `forward`.
 
     It works in the tape's memory, so it can be called once for each tape.
@@ -244,7 +261,8 @@ def backward(
     dstate : array or tuple of arrays, optional
         The gradient with respect to the last state; None, or None for a part of it, is zero.
     out : Gradients, optional
-        Whose arrays the gradients overwrite. They must not share memory with anything else.
+        Whose arrays the gradients overwrite. They must not share memory with anything else; None
+        in place of one is a fresh array.
 
     Returns
     -------
@@ -268,46 +286,27 @@ def backward(
     if out is not None:
         if not isinstance(out, Gradients):
             raise TypeError(f"out: expected Gradients, got {type(out).__name__}")
-        if sorted(out.parameters) != sorted(names):
+        if not isinstance(out.parameters, Mapping):
+            raise TypeError(
+                "out.parameters: expected a mapping of names to arrays, "
+                f"got {type(out.parameters).__name__}"
+            )
+        if set(out.parameters) != set(names):
             raise ValueError(
                 f"out.parameters: expected the names {', '.join(names)}, "
-                f"got {', '.join(out.parameters)}"
+                f"got {', '.join(map(str, out.parameters))}"
             )
-        states = out.state if isinstance(out.state, tuple) else (out.state,)
-        targets = (out.x, states, [out.parameters[name] for name in names])
+        targets = (out.x, out.state, [out.parameters[name] for name in names])
     dx, d_first, d_parameters = tape.backward(dy, dstate, targets)
     return Gradients(dx, d_first, dict(zip(names, d_parameters, strict=True)))
 
 
 def _packed(cell: str, parameters: Mapping[str, Any] | Weights) -> PackedWeights:
-    if isinstance(parameters, Weights):
-        if parameters.network.cell != cell:
-            raise ValueError(
-                f"parameters: expected Weights of the cell {cell!r}, "
-                f"got {parameters.network.cell!r}"
-            )
-        return parameters.packed
-    network = network_of(cell, parameters)
-    return network.pack(parameters, dtype_name(parameters["weight_ih_l0"], "weight_ih_l0"))
-
-
-def probability(value: float, name: str) -> float:
-    """Return `value` as a float, if it is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name}: expected a number in [0, 1], got {type(value).__name__}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
-    return float(value)
-
-
-def _word(value: int, name: str) -> int:
-    word = operator.index(value)
-    if not 0 <= word < 2**64:
-        raise ValueError(f"{name}: expected integers in [0, 2**64), got {value}")
-    return word
-
-
-def _flag(value: bool, name: str) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
-    return bool(value)
+    check_cell(cell)
+    if not isinstance(parameters, Weights):
+        return network_of(cell, parameters).pack(parameters, dtype_of(parameters))
+    if parameters.network.cell != cell:
+        raise ValueError(
+            f"parameters: expected Weights of the cell {cell!r}, got {parameters.network.cell!r}"
+        )
+    return parameters.packed

@@ -1,0 +1,75 @@
+"""Checks of arguments that aren't arrays: each returns the value, or says what it expected."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def integer(value: int, name: str) -> int:
+    """Return `value` as an int, if it is an integer and no bool."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+
+
+def size(value: int, name: str) -> int:
+    """Return `value` as an int, if it is at least 1."""
+    number = integer(value, name)
+    if number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {number}")
+    return number
+
+
+def word(value: int, name: str) -> int:
+    """Return `value` as an int, if it fits in 64 bits."""
+    number = integer(value, name)
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name}: expected an integer in [0, 2**64), got {number}")
+    return number
+
+
+def key(value: tuple[int, int], name: str) -> tuple[int, int]:
+    """Return `value` as a tuple of two words."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: expected a tuple (seed, call), got {type(value).__name__}")
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected a tuple (seed, call), got {len(value)} items")
+    return word(value[0], f"{name}[0]"), word(value[1], f"{name}[1]")
+
+
+def probability(value: float, name: str) -> float:
+    """Return `value` as a float, if it is a real number in [0, 1]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number in [0, 1], got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+    return float(value)
+
+
+def flag(value: bool, name: str) -> bool:
+    """Return `value` as a bool, if it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)
+
+
+def float_dtype(value: npt.DTypeLike, name: str) -> np.dtype[Any]:
+    """Return the dtype float32 or float64, in this machine's byte order."""
+    message = f"{name}: expected 'float32' or 'float64', got {value!r}"
+    if value is None:  # which NumPy takes for float64
+        raise TypeError(message)
+    try:
+        dtype = np.dtype(value)
+    except (TypeError, ValueError, SyntaxError):
+        raise TypeError(message) from None
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(message)
+    return dtype
