@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reference_problems import CELLS, make, pack, unpack
 
 from fusedrnn import reference
+from reference_problems import CELLS, make, pack, unpack
 
 # Cases computed by hand
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reference_problems import make
 
 from fusedrnn import reference
+from reference_problems import make
 
 
 def philox4x64_10(counter, key):

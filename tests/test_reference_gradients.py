@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference_problems import CELLS, Problem, make, pack, relative, unpack
 
 from fusedrnn import reference
+from reference_problems import CELLS, Problem, make, pack, relative, unpack
 
 # Step of the four-point difference: its error is about h^4 f''''' / 30 = 3e-14 f''''' from
 # truncation and 1e-16 L / h = 1e-13 L from rounding, both far below the tolerance.

@@ -1,0 +1,237 @@
+// Packing and the micro-kernel of every ISA against plain loops. The numbers are small integers, so
+// every sum is exact in float and the results must agree to the bit.
+#include "test_gemm.h"
+
+#include "kernel_testing.h"
+
+using namespace fusedrnn;
+
+namespace {
+
+const std::vector<IsaTable<GemmTable>> tables{
+    {"scalar", &scalar::gemm_table},
+#if defined(FUSEDRNN_X86)
+    {"avx2", &avx2::gemm_table},
+    {"avx512", &avx512::gemm_table},
+#endif
+};
+
+template <class T>
+const GemmKernels<T>& kernels(const GemmTable& table) {
+  if constexpr (std::is_same_v<T, float>)
+    return table.f32;
+  else
+    return table.f64;
+}
+
+Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// A row-major matrix whose rows stand `stride` apart; what lies between them stays canary.
+template <class T>
+struct Matrix {
+  Matrix(Random& random, Index rows, Index columns, Index row_stride)
+      : stride(row_stride), elements(rows * row_stride) {
+    for (Index r = 0; r < rows; ++r)
+      for (Index j = 0; j < columns; ++j) at(r, j) = static_cast<T>(whole_number(random, 3));
+  }
+  T& at(Index r, Index j) { return elements[r * stride + j]; }
+
+  Index stride;
+  Guarded<T> elements;
+};
+
+template <class T>
+std::vector<const T*> pointers(Matrix<T>& m, Index rows) {
+  std::vector<const T*> result;
+  for (Index r = 0; r < rows; ++r) result.push_back(&m.at(r, 0));
+  return result;
+}
+
+// c (+)= a b for one shape. The k-th column of a product's left operand stands in one of `runs`.
+template <class T>
+struct Product {
+  Runs runs;
+  Index columns;
+  Range range, rows;
+  bool add = false;
+
+  Index depth() const { return runs.count * runs.length; }
+  Index a_column(Index k) const { return k / runs.length * runs.step + k % runs.length; }
+  Index c_stride() const { return columns + 3; }
+
+  Guarded<T> packed(const GemmKernels<T>& kernels, Matrix<T>& b) const {
+    Guarded<T> panels(depth() * round_up(columns, kernels.lanes));
+    kernels.pack_columns(depth(), columns, panels.data(), pointers(b, depth()).data());
+    REQUIRE(panels.margins_untouched());
+    return panels;
+  }
+  // What must stand in c: where this product doesn't reach, what stood there before.
+  void plain(Matrix<T>& a, Matrix<T>& b, Index panel_width, Matrix<T>& c) const {
+    const Index end = std::min(columns, range.end * panel_width);
+    for (Index r = rows.begin; r < rows.end; ++r) {
+      for (Index j = range.begin * panel_width; j < end; ++j) {
+        T sum = add ? c.at(r, j) : T(0);
+        for (Index k = 0; k < depth(); ++k) sum += a.at(r, a_column(k)) * b.at(k, j);
+        c.at(r, j) = sum;
+      }
+    }
+  }
+  void check(const GemmKernels<T>& kernels, Random& random) const {
+    CAPTURE(columns);
+    CAPTURE(rows.size());
+    CAPTURE(depth());
+    CAPTURE(add);
+    const Index a_width = runs.count * runs.step + runs.length;
+    Matrix<T> a(random, rows.end, a_width, a_width + 5), b(random, depth(), columns, columns);
+    for (Index r = 0; r < rows.end; ++r)  // NaN between the runs
+      for (Index i = 0; i < runs.count; ++i)
+        for (Index k = runs.length; k < runs.step; ++k)
+          a.at(r, i * runs.step + k) = a.elements.canary();
+    Matrix<T> c(random, rows.end, add ? columns : 0, c_stride());
+    Matrix<T> expected = c;
+    plain(a, b, panel_vecs * kernels.lanes, expected);
+    const Guarded<T> panels = packed(kernels, b);
+    kernels.multiply({a.elements.data(), a.stride}, runs, panels.data(), columns, range, rows,
+                     {c.elements.data(), c_stride()}, add);
+    REQUIRE(c.elements == expected.elements);
+  }
+};
+
+// Alone and, for whole vectors of columns, added to what stands in c.
+template <class T>
+void check_both(Product<T> product, const GemmKernels<T>& gemm, Random& random) {
+  product.check(gemm, random);
+  product.add = true;
+  if (product.columns % gemm.lanes == 0) product.check(gemm, random);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("gemm: pack_columns lays out panels and fills them up with zeros", T, float,
+                   double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    const Index width = panel_vecs * gemm.lanes, depth = 3;
+    Random random(1);
+    for (Index columns = 1; columns <= 2 * width + 1; ++columns) {
+      CAPTURE(columns);
+      Matrix<T> b(random, depth, columns, columns + 1);
+      std::vector<const T*> rows = pointers(b, depth);
+      rows[1] = nullptr;
+      const Index padded = round_up(columns, gemm.lanes);
+      Guarded<T> panels(depth * padded), expected(depth * padded);
+      // Element (k, j) stands in row k of panel j / width; the last panel is narrower.
+      for (Index k = 0; k < depth; ++k) {
+        for (Index j = 0; j < padded; ++j) {
+          const Index first = j / width * width, this_width = std::min(width, padded - first);
+          expected[first * depth + k * this_width + j - first] =
+              k == 1 || j >= columns ? T(0) : b.at(k, j);
+        }
+      }
+      gemm.pack_columns(depth, columns, panels.data(), rows.data());
+      REQUIRE(panels == expected);
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("gemm: multiply, every width and height around the tiles", T, float, double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    const Index width = panel_vecs * gemm.lanes;
+    Random random(2);
+    for (Index columns = 1; columns <= 2 * width + 1; ++columns) {
+      const Index panels = (columns + width - 1) / width;
+      for (Index rows = 0; rows <= 13; ++rows)  // two of the highest tiles, 6 rows, and one more
+        check_both<T>({{1, 1 + (rows + columns) % 6, 0}, columns, {0, panels}, {0, rows}}, gemm,
+                      random);
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("gemm: multiply, runs with gaps and no products at all", T, float, double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    Random random(3);
+    for (const Runs runs : {Runs{3, 4, 7}, {2, 1, 9}, {5, 3, 3}, {1, 40, 0}, {0, 4, 7}}) {
+      for (const Index columns : {1, 9, 16, 33}) {
+        const Index panels = (columns + panel_vecs * gemm.lanes - 1) / (panel_vecs * gemm.lanes);
+        check_both<T>({runs, columns, {0, panels}, {0, 5}}, gemm, random);
+      }
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("gemm: multiply leaves other rows and panels alone", T, float, double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    const Index columns = (3 * panel_vecs + 1) * gemm.lanes;  // four panels
+    Random random(4);
+    for (Index begin = 0; begin <= 4; ++begin) {
+      for (Index end = begin; end <= 4; ++end) {
+        for (const Range rows : {Range{0, 4}, {3, 4}, {5, 18}, {2, 2}})
+          check_both<T>({{1, 5, 0}, columns, {begin, end}, rows}, gemm, random);
+      }
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("gemm: multiply_panel begins with one row for all, or with a row for each", T,
+                   float, double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    const Index depth = 5;
+    Random random(6);
+    for (int vecs = 1; vecs <= panel_vecs; ++vecs) {
+      const Index full = vecs * gemm.lanes;
+      for (Index width = full - gemm.lanes + 1; width <= full; ++width) {
+        for (Index rows = 0; rows <= 13; ++rows) {
+          CAPTURE(vecs);
+          CAPTURE(width);
+          CAPTURE(rows);
+          const bool one_row = rows % 2 == 0;
+          Matrix<T> a(random, rows, depth, depth + 3), panel(random, depth, full, full);
+          Matrix<T> init(random, one_row ? 1 : rows, full, full);
+          Matrix<T> c(random, rows, 0, full + 1), expected = c;
+          for (Index r = 0; r < rows; ++r) {
+            for (Index j = 0; j < width; ++j) {
+              T sum = init.at(one_row ? 0 : r, j);
+              for (Index k = 0; k < depth; ++k) sum += a.at(r, k) * panel.at(k, j);
+              expected.at(r, j) = sum;
+            }
+          }
+          gemm.multiply_panel[vecs - 1]({a.elements.data(), a.stride}, {1, depth, 0},
+                                        panel.elements.data(),
+                                        {init.elements.data(), one_row ? 0 : full}, {0, rows},
+                                        {c.elements.data(), c.stride}, width);
+          REQUIRE(c.elements == expected.elements);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("gemm: multiply_transposed adds a^T b, for every panel width", T, float,
+                   double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    Random random(5);
+    for (int vecs = 1; vecs <= panel_vecs; ++vecs) {
+      const Index width = vecs * gemm.lanes;
+      for (Index columns = 0; columns <= 13; ++columns) {
+        for (const Index rows : {0, 1, 2, 7}) {
+          CAPTURE(vecs);
+          CAPTURE(columns);
+          CAPTURE(rows);
+          Matrix<T> a(random, rows, columns, columns + 2), b(random, rows, width, width);
+          Matrix<T> sums(random, columns, width, width), expected = sums;
+          for (Index i = 0; i < columns; ++i)
+            for (Index j = 0; j < width; ++j)
+              for (Index r = 0; r < rows; ++r) expected.at(i, j) += a.at(r, i) * b.at(r, j);
+          gemm.multiply_transposed[vecs - 1]({a.elements.data(), a.stride}, columns, rows,
+                                             b.elements.data(), sums.elements.data());
+          REQUIRE(sums.elements == expected.elements);
+        }
+      }
+    }
+  });
+}

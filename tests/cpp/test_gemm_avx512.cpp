@@ -1,0 +1,4 @@
+#define FUSEDRNN_ISA avx512
+#include "cpu/simd_avx512.h"
+
+#include "test_gemm_table.h"

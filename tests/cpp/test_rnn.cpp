@@ -1,0 +1,227 @@
+// rnn.h as a program without a framework uses it. What the numbers are is tested elsewhere (against
+// the reference); here the sanitizers watch stacked layers, both directions, dropout and threads,
+// and every number of threads must give the same bits.
+#include "rnn.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <random>
+#include <thread>
+
+#include "cpu/threads.h"
+#include "schedule.h"
+
+using namespace fusedrnn;
+
+namespace {
+
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int n) : before_(num_threads()) { set_num_threads(n); }
+  ~ThreadLimit() { set_num_threads(before_); }
+  ThreadLimit(const ThreadLimit&) = delete;
+  ThreadLimit& operator=(const ThreadLimit&) = delete;
+
+ private:
+  const int before_;
+};
+
+// Arrays of exactly the size that the API names, so that a sanitizer sees one step too far.
+template <class T>
+struct Network {
+  using Array = std::vector<T>;
+
+  Network(const Model& m, const Problem& p) : model(m), problem(p) {
+    for (int i = 0; i < model.count(); ++i) {
+      const Index input = model.layer_input(i / model.directions), gates = model.spec().gates;
+      for (const Index n : {gates * model.hidden * input, gates * model.hidden * model.hidden,
+                            gates * model.hidden, gates * model.hidden}) {
+        arrays.push_back(filled(n, T(0.3)));
+        d_arrays.push_back(Array(static_cast<std::size_t>(n)));
+      }
+    }
+    x = filled(rows() * model.input, 1);
+    h_0 = filled(state(), 1), c_0 = filled(state(), 1);
+    dy = filled(rows() * model.width(), 1), dh_n = filled(state(), 1), dc_n = filled(state(), 1);
+  }
+
+  Index rows() const { return problem.steps * problem.batch; }
+  Index state() const { return model.count() * problem.batch * model.hidden; }
+  Array filled(Index n, T scale) {
+    Array values(static_cast<std::size_t>(n));
+    std::normal_distribution<T> normal;
+    for (T& value : values) value = scale * normal(random);
+    return values;
+  }
+  std::vector<LayerParameters<T>> parameters() const {
+    std::vector<LayerParameters<T>> list;
+    for (std::size_t i = 0; i < arrays.size(); i += 4)
+      list.push_back(
+          {arrays[i].data(), arrays[i + 1].data(), arrays[i + 2].data(), arrays[i + 3].data()});
+    return list;
+  }
+  std::vector<LayerGradients<T>> gradients() {
+    std::vector<LayerGradients<T>> list;
+    for (std::size_t i = 0; i < d_arrays.size(); i += 4)
+      list.push_back({d_arrays[i].data(), d_arrays[i + 1].data(), d_arrays[i + 2].data(),
+                      d_arrays[i + 3].data()});
+    return list;
+  }
+
+  const Model model;
+  const Problem problem;
+  std::mt19937 random{7};
+  std::vector<Array> arrays, d_arrays;  // four of each layer and direction
+  Array x, h_0, c_0, dy, dh_n, dc_n;
+};
+
+// Everything that a call gives. `states` says whether the initial and last states take part.
+template <class T>
+struct Outcome {
+  std::vector<T> y, h_n, c_n, dx, dh_0, dc_0;
+  std::vector<std::vector<T>> parameters;
+  bool operator==(const Outcome&) const = default;
+};
+
+template <class T>
+Outcome<T> sized(const Network<T>& net) {
+  Outcome<T> out;
+  out.y.resize(net.dy.size());
+  out.dx.resize(net.x.size());
+  for (auto* state : {&out.h_n, &out.c_n, &out.dh_0, &out.dc_0}) state->resize(net.h_0.size());
+  return out;
+}
+
+template <class T>
+Sequence<T> sequence(const Network<T>& net, Outcome<T>& out, bool states) {
+  return {net.x.data(),
+          states ? net.h_0.data() : nullptr,
+          states ? net.c_0.data() : nullptr,
+          out.y.data(),
+          out.h_n.data(),
+          out.c_n.data()};
+}
+
+template <class T>
+Outcome<T> infer(const Network<T>& net, const Weights<T>& weights, bool states) {
+  Outcome<T> out = sized(net);
+  forward<T>(weights, net.problem, sequence(net, out, states), nullptr);
+  return out;
+}
+
+template <class T>
+Outcome<T> train(Network<T>& net, Weights<T>& weights, bool states) {
+  Outcome<T> out = sized(net);
+  Tape<T> tape;
+  weights.pack_backward();
+  forward(weights, net.problem, sequence(net, out, states), &tape);
+  backward(weights, tape,
+           Gradients<T>{net.dy.data(), states ? net.dh_n.data() : nullptr,
+                        states ? net.dc_n.data() : nullptr, out.dx.data(), out.dh_0.data(),
+                        out.dc_0.data(), net.gradients()});
+  out.parameters = net.d_arrays;
+  return out;
+}
+
+template <class T>
+bool finite(const std::vector<T>& values) {
+  for (const T value : values)
+    if (!std::isfinite(value)) return false;
+  return true;
+}
+
+// Calls body(cell, directions) for each pair.
+template <class Body>
+void for_each_kind(const Body& body) {
+  for (int cell = 0; cell < n_cells; ++cell) {
+    for (int directions = 1; directions <= 2; ++directions) {
+      const std::string name = cells[cell].name;
+      CAPTURE(name);
+      CAPTURE(directions);
+      body(cell, directions);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("rnn: stacked, both directions, dropout: the same bits with 1 to 4 threads", T,
+                   float, double) {
+  struct Case {
+    int layers, directions;
+    Index steps, batch, hidden;
+  };
+  // Work for a team: many short rows (which it divides), one long row (units), many steps (layers).
+  constexpr Case cases[] = {{2, 2, 6, 40, 35}, {1, 1, 6, 1, 260}, {3, 1, 200, 2, 35}};
+  for (int cell = 0; cell < n_cells; ++cell) {
+    for (const Case& c : cases) {
+      CAPTURE(cell);
+      CAPTURE(c.layers);
+      const Problem problem{c.steps, c.batch, 0.4, {11, 22}};
+      Network<T> net({cell, 13, c.hidden, c.layers, c.directions}, problem);
+      Weights<T> weights(net.model, net.parameters());
+      const LayerSizes sizes = weights.kernels().sizes(13, c.hidden);
+      Outcome<T> alone;
+      for (int threads = 1; threads <= 4; ++threads) {
+        CAPTURE(threads);
+        const ThreadLimit limit(threads);
+        CHECK((Schedule(net.model, problem, sizes).threads() > 1) == (threads > 1));
+        const Outcome<T> out = train(net, weights, true);
+        if (threads == 1) alone = out;
+        REQUIRE(out == alone);
+      }
+      for (const auto* values : {&alone.y, &alone.h_n, &alone.dx, &alone.dh_0, &alone.dc_0})
+        CHECK(finite(*values));
+      for (const auto& values : alone.parameters) CHECK(finite(values));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("rnn: without dropout inference gives what training gives", T, float, double) {
+  const ThreadLimit limit(3);
+  for_each_kind([](int cell, int directions) {
+    for (const bool states : {false, true}) {
+      for (const Index batch : {1, 5}) {
+        CAPTURE(states);
+        CAPTURE(batch);
+        Network<T> net({cell, 3, 9, 3, directions}, {4, batch, 0, {}});
+        Weights<T> weights(net.model, net.parameters());
+        const Outcome<T> trained = train(net, weights, states), used = infer(net, weights, states);
+        CHECK(used.y == trained.y);
+        CHECK(used.h_n == trained.h_n);
+        CHECK(used.c_n == trained.c_n);
+      }
+    }
+  });
+}
+
+TEST_CASE("rnn: an empty batch, however many steps it has") {
+  const ThreadLimit limit(2);
+  for_each_kind([](int cell, int directions) {
+    Network<float> net({cell, 3, 9, 2, directions}, {Index(1) << 60, 0, 0.5, {}});
+    Weights<float> weights(net.model, net.parameters());
+    infer(net, weights, true);
+    for (auto& gradient : net.d_arrays) gradient.assign(gradient.size(), 1);
+    const Outcome<float> out = train(net, weights, false);
+    for (const auto& gradient : out.parameters)
+      CHECK(gradient == std::vector<float>(gradient.size(), 0));
+  });
+}
+
+TEST_CASE("rnn: one set of weights, several threads at the same time") {
+  const ThreadLimit limit(2);
+  for_each_kind([](int cell, int directions) {
+    const Problem problem{5, 24, 0.3, {5, 6}};
+    Network<float> first({cell, 6, 33, 2, directions}, problem);
+    Weights<float> weights(first.model, first.parameters());
+    const Outcome<float> expected = train(first, weights, true);
+    std::vector<Outcome<float>> outcomes(3);
+    std::vector<Network<float>> nets(outcomes.size(), first);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < outcomes.size(); ++i)
+      threads.emplace_back([&, i] { outcomes[i] = train(nets[i], weights, true); });
+    for (std::thread& thread : threads) thread.join();
+    for (const Outcome<float>& outcome : outcomes) CHECK(outcome == expected);
+  });
+}

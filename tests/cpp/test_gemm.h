@@ -1,0 +1,37 @@
+// gemm.h for one ISA, behind pointers.
+#pragma once
+
+#include "cpu/gemm.h"
+
+namespace fusedrnn {
+
+template <class T>
+struct GemmKernels {
+  int lanes;
+  // rows[k]: row k of the right operand, null for zeros
+  void (*pack_columns)(Index depth, Index columns, T* panels, const T* const* rows);
+  void (*multiply)(Rows<const T> a, Runs runs, const T* panels, Index columns, Range range,
+                   Range rows, Rows<T> c, bool add);
+  // [N - 1] takes panels of N vectors
+  void (*multiply_panel[panel_vecs])(Rows<const T> a, Runs runs, const T* panel, Rows<const T> init,
+                                     Range rows, Rows<T> c, Index width);
+  void (*multiply_transposed[panel_vecs])(Rows<const T> a, Index columns, Index rows, const T* b,
+                                          T* sums);
+};
+
+struct GemmTable {
+  GemmKernels<float> f32;
+  GemmKernels<double> f64;
+};
+
+namespace scalar {
+extern const GemmTable gemm_table;
+}
+namespace avx2 {
+extern const GemmTable gemm_table;
+}
+namespace avx512 {
+extern const GemmTable gemm_table;
+}
+
+}  // namespace fusedrnn

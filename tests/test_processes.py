@@ -1,0 +1,346 @@
+"""What a process does as a whole: environment, fork, signals, memory limits, and its end.
+
+Each runs in a process of its own with a time limit: a hang is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import textwrap
+
+import pytest
+
+import fusedrnn
+from scripts import PRELUDE, output, run
+
+ISAS = fusedrnn.info()["isa_available"]
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+# The number of threads
+
+SHOW = "import fusedrnn; print(fusedrnn.get_num_threads(), fusedrnn.info()['threads'])"
+
+
+@pytest.mark.parametrize(
+    ("own", "omp", "expected"),
+    [
+        ("3", None, 3),
+        ("3", "5", 3),
+        (" 3 ", None, 3),
+        ("1024", None, 1024),
+        ("", "5", 5),
+        (None, "5", 5),
+        (None, "5,2", 5),
+        (None, "many", CPUS),
+        (None, "0", CPUS),
+        (None, "-1", CPUS),
+        (None, "99999999999", CPUS),
+        (None, None, CPUS),
+    ],
+)
+def test_environment(own, omp, expected):
+    got = output(SHOW, FUSEDRNN_NUM_THREADS=own, OMP_NUM_THREADS=omp)
+    assert got == f"{expected} {expected}"
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "1025", "two", "2.0", "2,3", "99999999999999999999"])
+def test_a_bad_number_of_threads_is_an_error_at_import(value):
+    script = """
+        try:
+            import fusedrnn
+        except ImportError as error:
+            print(error)
+    """
+    assert output(script, FUSEDRNN_NUM_THREADS=value) == (
+        f"FUSEDRNN_NUM_THREADS: expected an integer from 1 to 1024, got '{value}'"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or CPUS < 2, reason="needs two CPUs")
+def test_the_default_is_the_cpus_of_this_process():
+    script = f"import os; os.sched_setaffinity(0, os.sched_getaffinity(0).pop(), ); {SHOW}"
+    script = script.replace("os.sched_getaffinity(0).pop(), ", "{os.sched_getaffinity(0).pop()}")
+    assert output(script) == "1 1"
+
+
+# The instruction set
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_forced_isa_is_used(isa):
+    script = """
+        import numpy as np
+        import fusedrnn
+        y, _ = fusedrnn.GRU(3, 4, seed=0)(np.ones((2, 1, 3), np.float32))
+        print(fusedrnn.info()["isa"], np.isfinite(y).all())
+    """
+    assert output(script, FUSEDRNN_ISA=isa) == f"{isa} True"
+
+
+@pytest.mark.parametrize("value", ["AVX2", "sse2", "avx2 ", "scalar,avx2", "1"])
+def test_an_unknown_isa_is_an_error_at_import(value):
+    done = run("import fusedrnn", FUSEDRNN_ISA=value)
+    assert done.returncode == 1
+    names = ", ".join(fusedrnn.info()["isa_compiled"])
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: FUSEDRNN_ISA: expected one of {names}, got '{value}'"
+    )
+
+
+@pytest.mark.parametrize("isa", [i for i in fusedrnn.info()["isa_compiled"] if i not in ISAS])
+def test_an_isa_that_the_machine_lacks_is_an_error_at_import(isa):
+    done = run("import fusedrnn", FUSEDRNN_ISA=isa)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: FUSEDRNN_ISA: this machine can't execute '{isa}' "
+        f"(available: {', '.join(ISAS)})"
+    )
+
+
+def test_an_empty_isa_is_none():
+    script = "import fusedrnn; print(fusedrnn.info()['isa'])"
+    assert output(script, FUSEDRNN_ISA="") == ISAS[-1]
+
+
+def test_it_works_without_threadpoolctl():
+    script = """
+        import sys
+        sys.modules["threadpoolctl"] = None
+        import fusedrnn
+        fusedrnn.set_num_threads(2)
+        print(fusedrnn.get_num_threads())
+    """
+    assert output(script) == "2"
+
+
+# Fork
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+@needs_fork
+def test_fork_while_idle():
+    script = PRELUDE + textwrap.dedent("""
+        step()
+        for generation in range(3):  # a child, its child and so on
+            pid = os.fork()
+            if pid:
+                _, status = os.waitpid(pid, 0)
+                check()  # the parent's pool is as it was
+                sys.exit(os.waitstatus_to_exitcode(status))
+            check(), step()
+            fusedrnn.set_num_threads(3 - generation)
+            check(), step()
+        print("youngest", flush=True)
+        os._exit(0)
+    """)
+    assert output(script) == "youngest"
+
+
+@needs_fork
+def test_fork_while_other_threads_are_in_kernels():
+    script = PRELUDE + textwrap.dedent("""
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                check(), step()
+        step()
+        workers = [threading.Thread(target=work) for _ in range(3)]
+        for w in workers: w.start()
+        for n in range(12):
+            pid = os.fork()
+            if pid == 0:
+                check(), step()
+                os._exit(7)
+            assert wait(pid) == 7
+        stop.set()
+        for w in workers: w.join()
+        check()
+        print("done")
+    """)
+    done = run(script)
+    # CPython 3.12 and later warn of what is done here on purpose.
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@needs_fork
+def test_fork_while_another_thread_packs_weights():
+    """No lock of that thread may wait for the child: each has the same weights to pack."""
+    script = PRELUDE + textwrap.dedent("""
+        x = x[:1, :1]
+        for n in range(6):
+            layer = fusedrnn.LSTM(64, 512, seed=0)
+            worker = threading.Thread(target=layer.forward, args=(x,))
+            worker.start()
+            time.sleep(0.001 * n)
+            pid = os.fork()
+            if pid == 0:
+                layer.forward(x)
+                os._exit(7)
+            assert wait(pid) == 7
+            worker.join()
+        print("done")
+    """)
+    done = run(script)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@needs_fork
+def test_multiprocessing_by_fork():
+    script = PRELUDE + textwrap.dedent("""
+        import multiprocessing
+        def norm(scale):
+            return float(np.abs(layer(x * np.float32(scale))[0]).sum())
+        step()
+        scales = [1, 2, 3, 4, 5]
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            got = pool.map(norm, scales)
+        print(got == [norm(s) for s in scales])
+    """)
+    assert output(script) == "True"
+
+
+# Signals and the end
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+def test_an_interrupt_is_delivered_after_the_call():
+    script = PRELUDE + textwrap.dedent("""
+        long = np.zeros((20000, 8, 64), np.float32)
+        begin = time.perf_counter()
+        layer(long)
+        length = time.perf_counter() - begin
+        assert length > 0.05, length
+        timer = threading.Timer(length / 3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            layer(long)
+            time.sleep(5)
+            print("lost")
+        except KeyboardInterrupt:
+            print("interrupted")
+        check(), step()
+    """)
+    assert output(script) == "interrupted"
+
+
+def test_an_interrupt_reaches_the_main_thread_not_a_worker():
+    """A signal for the process goes to any of its threads that does not block it."""
+    script = PRELUDE + textwrap.dedent("""
+        step()
+        caught = []
+        signal.signal(signal.SIGUSR1, lambda *_: caught.append(threading.current_thread()))
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            check()
+        print(len(caught) > 0, set(caught) == {threading.main_thread()})
+    """)
+    assert output(script) == "True True"
+
+
+def test_exit_right_after_a_call():
+    assert output(PRELUDE + "step()") == ""
+    assert output(PRELUDE + "step(); os._exit(0)") == ""
+    done = run(PRELUDE + "step(); sys.exit(3)")
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("steps", [20, 20_000], ids=["short calls", "long calls"])
+def test_exit_with_daemon_threads_in_kernels(workers, steps):
+    """Threads that come out of a kernel while the interpreter ends, or after it."""
+    script = PRELUDE + textwrap.dedent(f"""
+        x = np.zeros(({steps}, 2, 64), np.float32)
+        class Slow:
+            def __del__(self):  # while the interpreter ends
+                time.sleep(0.1)
+        sys.slow = Slow()
+        begun = threading.Event()
+        def work():
+            while True:
+                layer(x)
+                begun.set()
+                step()
+        for _ in range({workers}):
+            threading.Thread(target=work, daemon=True).start()
+        begun.wait()
+        print("end", flush=True)
+    """)
+    assert output(script) == "end"
+
+
+def test_calls_at_exit():
+    script = PRELUDE + textwrap.dedent("""
+        import atexit
+        def last():
+            check(), step()
+            print("last")
+        atexit.register(last)
+        class Late:
+            def __del__(self, layer=layer, x=x):
+                layer(x)
+                print("later")
+        late = Late()
+    """)
+    assert output(script).splitlines() == ["last", "later"]
+
+
+# Memory
+
+
+def test_memory_that_runs_out_anywhere_is_a_memory_error():
+    """A limit that grows in small steps: each allocation of a step fails once, then works."""
+    script = PRELUDE + textwrap.dedent("""
+        import resource
+        large = fusedrnn.LSTM(16, 64, 2, seed=0, bidirectional=True)
+        many = np.ones((400, 32, 16), np.float32)
+        y, _, tape = large.forward(many)
+        dy = np.array(y)
+        expected = large.backward(tape, dy)
+        parameters = {name: np.array(p) for name, p in large.parameters.items()}
+        del y, tape
+
+        def limit(bytes):
+            resource.setrlimit(resource.RLIMIT_AS, (bytes, resource.RLIM_INFINITY))
+
+        def failures(call):
+            # The message of each failure, and the result of the first success.
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            messages = set()
+            for extra in range(0, 256 << 20, 128 << 10):
+                limit(used + extra)
+                try:
+                    result = call()
+                except MemoryError as error:
+                    messages.add(str(error))
+                    continue
+                finally:
+                    limit(resource.RLIM_INFINITY)
+                return messages, result
+
+        seen, (y, _) = failures(lambda: large(many))
+        more, (y, _, tape) = failures(lambda: large.forward(many))
+        last, gradients = failures(lambda: large.backward(tape, dy))
+        assert (y == dy).all()
+        assert (gradients.x == expected.x).all()
+        for name, gradient in gradients.parameters.items():
+            assert (gradient == expected.parameters[name]).all()
+        packing, _ = failures(lambda: large.load_parameters(parameters))
+        assert (large(many)[0] == dy).all()
+        check(), step()
+        for messages in (seen, more, last, packing):
+            print(*sorted(messages), sep="|")
+    """)
+    # Large blocks come from the system and go back to it, so that the limit counts each.
+    lines = output(script, MALLOC_MMAP_THRESHOLD_="16384").splitlines()
+    infer, forward, backward, packing = (set(line.split("|")) for line in lines)
+    working = "x: not enough memory to work on T = 400, B = 32"
+    y = "y: Unable to allocate 6.25 MiB for an array with shape (400, 32, 128) and data type float32"
+    assert infer == forward == {working, y}
+    assert working in backward
+    assert "parameters: not enough memory to pack them" in packing
+    for message in backward | packing:
+        assert re.match(r"(gradient of \S+|x|parameters|weight_\w+): (Unable|not enough)", message)
