@@ -21,7 +21,8 @@ from reference_problems import pack, unpack
 VARIANTS = list(itertools.product(CELLS, DTYPES))
 
 # How the threads may divide a problem: by rows, by units with a barrier a step, a direction each,
-# and both at once. All are large enough to be divided by 2 to 4 threads.
+# both at once, and a layer each, the next one step of a wavefront behind. All but the first are
+# large enough that 2 to 4 threads divide them.
 DIVISIONS = {
     "small": {"steps": 3, "batch": 2, "inputs": 3, "units": 5},
     "rows": {"steps": 12, "batch": 33, "inputs": 31, "units": 64},
@@ -35,6 +36,10 @@ DIVISIONS = {
         "steps": 10, "batch": 17, "inputs": 31, "units": 65, "layers": 3, "bidirectional": True,
         "dropout": 0.3,
     },
+    "wavefront": {
+        "steps": 67, "batch": 2, "inputs": 40, "units": 65, "layers": 4, "dropout": 0.3,
+    },
+    "deep wavefront": {"steps": 150, "batch": 1, "inputs": 33, "units": 32, "layers": 7},
 }  # fmt: skip
 
 
