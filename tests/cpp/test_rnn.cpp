@@ -214,8 +214,10 @@ TEST_CASE("rnn: one set of weights, several threads at the same time") {
   for_each_kind([](int cell, int directions) {
     const Problem problem{5, 24, 0.3, {5, 6}};
     Network<float> first({cell, 6, 33, 2, directions}, problem);
-    Weights<float> weights(first.model, first.parameters());
-    const Outcome<float> expected = train(first, weights, true);
+    Weights<float> packed(first.model, first.parameters());
+    const Outcome<float> expected = train(first, packed, true);
+    Weights<float> weights(first.model,
+                           first.parameters());  // packed for backward by whoever is first
     std::vector<Outcome<float>> outcomes(3);
     std::vector<Network<float>> nets(outcomes.size(), first);
     std::vector<std::thread> threads;
