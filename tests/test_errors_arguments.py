@@ -68,6 +68,8 @@ def test_parameters_of_a_layer_are_checked():
         w.weights.parameters["bias_ih_l0"].setflags(write=True)
     with rejects(ValueError, "bias_hh_l0: expected (16,) [4*H], got (15,)") as w:
         w.lstm.parameters.update(bias_ih_l0=np.ones(16, F4), bias_hh_l0=np.ones(15, F4))
+    with rejects(TypeError, "'int' object is not iterable") as w:  # as dict.update says
+        w.lstm.parameters.update(3)
 
 
 def test_parameters_of_functions_are_checked():
