@@ -36,8 +36,13 @@ class OffersInterface:
 
 class OffersDLPack:
     def __init__(self, a):
-        self.__dlpack__ = a.__dlpack__
-        self.__dlpack_device__ = a.__dlpack_device__
+        self.array = a
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
 
 
 def negative(a: np.ndarray) -> np.ndarray:

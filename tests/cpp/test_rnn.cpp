@@ -216,8 +216,8 @@ TEST_CASE("rnn: one set of weights, several threads at the same time") {
     Network<float> first({cell, 6, 33, 2, directions}, problem);
     Weights<float> packed(first.model, first.parameters());
     const Outcome<float> expected = train(first, packed, true);
-    Weights<float> weights(first.model,
-                           first.parameters());  // packed for backward by whoever is first
+    // Not packed for backward yet: whoever comes first does it.
+    Weights<float> weights(first.model, first.parameters());
     std::vector<Outcome<float>> outcomes(3);
     std::vector<Network<float>> nets(outcomes.size(), first);
     std::vector<std::thread> threads;
