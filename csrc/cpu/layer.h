@@ -13,8 +13,8 @@ namespace fusedrnn {
 
 using Index = std::int64_t;
 
-// The part of [0, n) that one of `size` threads works on: whole multiples of `grain`, the first
-// threads get the larger parts.
+// The part of [0, n) that one of `size` threads works on: whole multiples of `grain`; parts differ
+// by one grain at most.
 struct Range {
   Index begin, end;
   FUSEDRNN_INLINE Index size() const { return end - begin; }
