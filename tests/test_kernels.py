@@ -66,7 +66,7 @@ def test_grid(cell, dtype, units):
         # The largest shed layers. Of their up to 2.5 million pre-activations some would always lie
         # within float32's rounding of relu's kink, and the reference would take seconds.
         directions = 1 + row["bidirectional"]
-        if row["steps"] * row["batch"] * units * row["layers"] * directions > 3e5:
+        if row["steps"] * row["batch"] * units * row["layers"] * directions > 1e5:
             sizes |= {"layers": 1, "bidirectional": False}
         # Float32's errors of pre-activations are below 4e-6; float64 needs no such care.
         distance = 4e-6 if dtype == "float32" else 0
@@ -104,15 +104,15 @@ def test_inference(cell, dtype):
 @pytest.mark.parametrize("batch", [1, 3, 16, 256])
 def test_around_the_chunks_of_backward(cell, dtype, batch):
     """BPTT sums its products over chunks of 256 rows, or the next whole number of steps."""
-    for chunks, more in itertools.product((1, 2), (-1, 0, 1)):
-        steps = chunks * -(-256 // batch) + more
+    chunk = -(-256 // batch)
+    for steps in (chunk - 1, chunk, chunk + 1, 2 * chunk + 1):
         if steps > 0:
             sizes = {"steps": steps, "batch": batch, "inputs": 5, "units": 9}
             check(make_away_from_kinks(cell, dtype, distance=4e-6, **sizes), sizes)
 
 
 @pytest.mark.parametrize(("cell", "dtype"), VARIANTS)
-@pytest.mark.parametrize(("batch", "steps"), [(1, 32), (1, 64), (1, 257), (5, 7), (5, 56), (40, 8)])
+@pytest.mark.parametrize(("batch", "steps"), [(1, 32), (3, 88), (5, 7), (40, 8)])
 def test_around_the_parts_of_a_wavefront(cell, dtype, batch, steps):
     """Stacked layers work on an eighth of the steps at a time, on 32 to 256 rows."""
     for n, more in enumerate((-1, 0, 1), start=2):
@@ -149,9 +149,12 @@ def test_beyond_every_block(cell, name):
     check(make(cell, **BEYOND[name]), name)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])
-def test_very_many_steps(cell):
-    p = make(cell, steps=20_000, batch=1, inputs=2, units=8)
+@pytest.mark.parametrize(
+    ("cell", "steps", "layers"), [("lstm", 20_000, 1), ("gru", 2_100, 2), ("rnn_tanh", 2_100, 3)]
+)
+def test_very_many_steps(cell, steps, layers):
+    """Beyond 2048 steps even an eighth of them, a part of a wavefront, exceeds a chunk."""
+    p = make(cell, steps=steps, batch=1, inputs=2, units=8, layers=layers)
     check_norms(p, run(functional, p), run(reference, p))
 
 

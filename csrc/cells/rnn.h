@@ -4,6 +4,8 @@
 //
 //   d_a = d_h f'(a)                      f' from the output: 1 - h'^2, or 1 where h' > 0
 //
+// Where h' is NaN, relu passes d_h on; the reference gives NaN.
+//
 // Nothing is saved: the output is enough.
 #pragma once
 
