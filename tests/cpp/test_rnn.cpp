@@ -11,21 +11,11 @@
 
 #include "cpu/threads.h"
 #include "schedule.h"
+#include "thread_limit.h"
 
 using namespace fusedrnn;
 
 namespace {
-
-class ThreadLimit {
- public:
-  explicit ThreadLimit(int n) : before_(num_threads()) { set_num_threads(n); }
-  ~ThreadLimit() { set_num_threads(before_); }
-  ThreadLimit(const ThreadLimit&) = delete;
-  ThreadLimit& operator=(const ThreadLimit&) = delete;
-
- private:
-  const int before_;
-};
 
 // Arrays of exactly the size that the API names, so that a sanitizer sees one step too far.
 template <class T>

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "cpu/float_environment.h"
+#include "thread_limit.h"
 
 #if defined(__has_feature)
 #define FUSEDRNN_HAS_FEATURE(x) __has_feature(x)
@@ -40,18 +41,6 @@ using namespace fusedrnn;
 namespace {
 
 constexpr int kLargestTeam = 8;  // more than the cores of a small machine, on purpose
-
-// Lets a test use up to n threads, and puts the setting back after it.
-class ThreadLimit {
- public:
-  explicit ThreadLimit(int n) : before_(num_threads()) { set_num_threads(n); }
-  ~ThreadLimit() { set_num_threads(before_); }
-  ThreadLimit(const ThreadLimit&) = delete;
-  ThreadLimit& operator=(const ThreadLimit&) = delete;
-
- private:
-  const int before_;
-};
 
 // The size of the team that parallel(threads) forms now; 0 unless each rank runs exactly once, all
 // name the same size, and all meet at a barrier.
