@@ -11,6 +11,22 @@ from fusedrnn import reference
 
 CELLS = sorted(reference.CELLS)
 
+# Options of a problem that gradients are checked for, beside the plain one.
+CASES = [
+    {"layers": 2},
+    {"layers": 3, "bidirectional": True},
+    {"layers": 2, "dropout": 0.4, "dropout_key": (7, 3)},
+    {"layers": 3, "bidirectional": True, "dropout": 0.5, "batch_first": True},
+    {"batch_first": True},
+    {"batch": None, "layers": 2, "bidirectional": True},
+    {"batch": None, "batch_first": True},
+    {"steps": 1},
+    {"steps": 1, "layers": 2, "bidirectional": True},
+    {"steps": 6, "batch": 1},
+    {"bias": False, "layers": 2},
+    {"units": 1, "inputs": 1},
+]
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kernel_problems import CELLS, kink_distance, make, make_away_from_kinks, threads
-from reference_problems import relative
+from reference_problems import CASES, relative
 from test_reference_gradients import STEP, TOLERANCE, difference, numeric_gradient
 
 # Differences move a pre-activation by 2 STEP times the gain of the network: 10 is allowed for.
@@ -51,26 +51,12 @@ def test_every_element_in_two_layers_with_dropout(cell, bidirectional):
         assert relative(gradient, numeric_gradient(problem, name)) <= TOLERANCE, name
 
 
-CASES = [
-    {"layers": 2},
-    {"layers": 3, "bidirectional": True},
-    {"layers": 2, "dropout": 0.4, "dropout_key": (7, 3)},
-    {"layers": 3, "bidirectional": True, "dropout": 0.5, "batch_first": True},
-    {"batch_first": True},
-    {"batch": None, "layers": 2, "bidirectional": True},
-    {"batch": None, "batch_first": True},
-    {"steps": 1},
-    {"steps": 1, "layers": 2, "bidirectional": True},
-    {"steps": 6, "batch": 1},
-    {"bias": False, "layers": 2},
-    {"units": 1, "inputs": 1},
-    {"batch": 7, "steps": 2},
-    {"inputs": 17},
-]
+# The reference's cases, and sizes that fill and overflow a tile and a vector.
+KERNEL_CASES = [*CASES, {"batch": 7, "steps": 2}, {"inputs": 17}]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 def test_gradients_along_random_directions(cell, case):
     case = {"steps": 3, "batch": 2, "inputs": 2, "units": 5} | case
     check_along_directions(make_away_from_kinks(cell, distance=DISTANCE, exact_zeros=True, **case))

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fusedrnn import reference
-from reference_problems import CELLS, Problem, make, pack, relative, unpack
+from reference_problems import CASES, CELLS, Problem, make, pack, relative, unpack
 
 # Step of the four-point difference: its error is about h^4 f''''' / 30 = 3e-14 f''''' from
 # truncation and 1e-16 L / h = 1e-13 L from rounding, both far below the tolerance.
@@ -73,22 +73,6 @@ def test_every_element_of_every_gradient(cell, bidirectional):
     for name, gradient in gradients.items():
         assert gradient.shape == problem.arrays[name].shape
         assert relative(gradient, numeric_gradient(problem, name)) <= TOLERANCE, name
-
-
-CASES = [
-    {"layers": 2},
-    {"layers": 3, "bidirectional": True},
-    {"layers": 2, "dropout": 0.4, "dropout_key": (7, 3)},
-    {"layers": 3, "bidirectional": True, "dropout": 0.5, "batch_first": True},
-    {"batch_first": True},
-    {"batch": None, "layers": 2, "bidirectional": True},
-    {"batch": None, "batch_first": True},
-    {"steps": 1},
-    {"steps": 1, "layers": 2, "bidirectional": True},
-    {"steps": 6, "batch": 1},
-    {"bias": False, "layers": 2},
-    {"units": 1, "inputs": 1},
-]
 
 
 def check_along_directions(problem: Problem, seed: int) -> None:
