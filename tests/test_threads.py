@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import functional
+from fusedrnn import _core, functional
 from kernel_problems import make, threads
 
 
@@ -246,3 +246,11 @@ def test_floating_point_errors_stay_inside():
         layer(np.full_like(x, np.nan))
         assert np.float32(1) + np.float32(1) == 2
         np.ones(3, np.float32) + np.ones(3, np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_probes_measure_a_rate(dtype, threads):
+    """Between what no machine is too slow for and what none reaches."""
+    assert 1e6 < _core.probe_fma(dtype, 10_000, threads) < 1e14
+    assert 1e6 < _core.probe_read(16, 100, threads) < 1e14

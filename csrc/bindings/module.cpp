@@ -2,8 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <vector>
+
 #include "../cpu/threads.h"
 #include "arrays.h"
+#include "gil.h"
 #include "rnn.h"
 
 namespace fusedrnn::bindings {
@@ -27,15 +33,18 @@ py::dict info() {
   return info;
 }
 
+template <class T>
+const MathKernels<T>& math_kernels() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().kernels->math_f32;
+  else
+    return isa().kernels->math_f64;
+}
+
 // out[i] = f(x[i]) with the elementary functions of the ISA in use, for tests. Denormals are kept.
 template <class T>
 py::array evaluate(const std::string& name, const py::array& x) {
-  const auto& kernels = [] {
-    if constexpr (sizeof(T) == sizeof(float))
-      return isa().kernels->math_f32;
-    else
-      return isa().kernels->math_f64;
-  }();
+  const MathKernels<T>& kernels = math_kernels<T>();
   const auto f = name == "exp"       ? kernels.exp
                  : name == "tanh"    ? kernels.tanh
                  : name == "sigmoid" ? kernels.sigmoid
@@ -50,6 +59,46 @@ py::array evaluate(const std::string& name, const py::array& x) {
 py::array vecmath(const std::string& name, const py::array& x) {
   if (py::isinstance<py::array_t<float>>(x)) return evaluate<float>(name, x);
   return evaluate<double>(name, as_array<double>(x, "x"));
+}
+
+// Seconds that `work(team)` takes on `threads` threads.
+template <class Work>
+double seconds(int threads, const Work& work) {
+  const GilRelease release;
+  const auto begin = std::chrono::steady_clock::now();
+  parallel(threads, [&](Team team) noexcept { work(team); });
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// FLOP/s of all threads together, of multiply-adds on registers.
+template <class T>
+double probe_fma(Index rounds, int threads) {
+  std::atomic<double> total{0};
+  std::atomic<T> sink{0};
+  const double time = seconds(threads, [&](Team) {
+    double flops = 0;
+    sink = math_kernels<T>().probe_fma(rounds, flops);
+    total += flops;
+  });
+  return total / time;
+}
+
+// Bytes/s of all threads together, each reading `kib` KiB of its own again and again.
+double probe_read(Index kib, Index repeats, int threads) {
+  const Index n = std::max<Index>(kib, 1) * 1024 / static_cast<Index>(sizeof(float));
+  std::atomic<Index> passes{0};
+  std::vector<AlignedBuffer<float>> data;
+  for (int i = 0; i < threads; ++i) {
+    data.emplace_back(n);
+    std::fill_n(data.back().data(), n, 1.0f);
+  }
+  std::atomic<float> sink{0};
+  const double time = seconds(threads, [&](Team team) {
+    for (Index r = 0; r < repeats; ++r)
+      sink = math_kernels<float>().probe_read(data[team.rank].data(), n);
+    passes += repeats;
+  });
+  return static_cast<double>(passes) * static_cast<double>(n) * sizeof(float) / time;
 }
 
 // What methods take for self: an object that __new__ left empty is then an error. (For a reference
@@ -121,6 +170,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("as_array", &float_array, py::arg("object"), py::arg("name"),
         py::arg("dtype") = py::none());
   m.def("vecmath", &vecmath, py::arg("name"), py::arg("x"));
+  m.def(
+      "probe_fma",
+      [](const std::string& dtype, Index rounds, int threads) {
+        return dtype == "float64" ? probe_fma<double>(rounds, threads)
+                                  : probe_fma<float>(rounds, threads);
+      },
+      py::arg("dtype"), py::arg("rounds"), py::arg("threads"));
+  m.def("probe_read", &probe_read, py::arg("kib"), py::arg("repeats"), py::arg("threads"));
 }
 
 }  // namespace

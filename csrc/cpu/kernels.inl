@@ -11,6 +11,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "kernel_table.h"
+#include "probe.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
@@ -39,7 +40,8 @@ constexpr CellKernels<T> cell_kernels{layer_sizes<Cell, V>, pack_forward<Cell, V
                                       pack_backward<Cell, V>, forward_layer<Cell, V>,
                                       backward_layer<Cell, V>};
 template <class T, class V = Vec<T>>
-constexpr MathKernels<T> math_kernels{map_exp<V>, map_tanh<V>, map_sigmoid<V>};
+constexpr MathKernels<T> math_kernels{map_exp<V>, map_tanh<V>, map_sigmoid<V>, probe_fma<V>,
+                                      probe_read<V>};
 
 extern const KernelTable kernels;
 const KernelTable kernels{

@@ -117,12 +117,15 @@ struct CellKernels {
   void (*backward)(const LayerBackward<T>&, Team);
 };
 
-// The elementary functions, for tests: out[i] = f(in[i]).
+// The elementary functions, for tests: out[i] = f(in[i]). And what the machine can do with these
+// vectors, for benchmarks; see probe.h.
 template <class T>
 struct MathKernels {
   void (*exp)(const T* in, T* out, Index n);
   void (*tanh)(const T* in, T* out, Index n);
   void (*sigmoid)(const T* in, T* out, Index n);
+  T (*probe_fma)(Index rounds, double& flops);
+  T (*probe_read)(const T* data, Index n);
 };
 
 }  // namespace fusedrnn
