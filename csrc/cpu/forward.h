@@ -114,17 +114,22 @@ class ForwardLayer {
     }
     accumulate(acc, h.row(r), h.stride, 1, p_.panels + at_.h + block * L::h_block(p_.hidden),
                Blocks * HS * lanes, p_.hidden);
+    // Through memory that stays in L1, so that the cell is one loop body and not R * Blocks copies.
+    alignas(64) T sums[R * Blocks * HS * lanes];
     FUSEDRNN_UNROLL
     for (int m = 0; m < R; ++m) {
       FUSEDRNN_UNROLL
-      for (int b = 0; b < Blocks; ++b) {
-        T* row = gate + m * gates_row_ + b * S * lanes;
-        V a[S];
-        FUSEDRNN_UNROLL
-        for (int q = 0; q < S; ++q)
-          a[q] = L::h.contains(q) ? acc[m][b * HS + q - L::h.first] : V::load(row + q * lanes);
-        apply<Keep>(s, a, block + b, r + m, h, y, row);
-      }
+      for (int v = 0; v < Blocks * HS; ++v) acc[m][v].store(sums + (m * Blocks * HS + v) * lanes);
+    }
+    for (int i = 0; i < R * Blocks; ++i) {
+      const int m = i / Blocks, b = i % Blocks;
+      T* row = gate + m * gates_row_ + b * S * lanes;
+      V a[S];
+      FUSEDRNN_UNROLL
+      for (int q = 0; q < S; ++q)
+        a[q] = V::load(L::h.contains(q) ? sums + (i * HS + q - L::h.first) * lanes
+                                        : row + q * lanes);
+      apply<Keep>(s, a, block + b, r + m, h, y, row);
     }
   }
 
