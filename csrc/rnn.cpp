@@ -14,6 +14,9 @@ constexpr Index chunk_bytes = 256 << 10;
 // gradient sums (2 accesses) is small beside the 256 multiply-adds on each of their elements.
 constexpr Index backward_rows = 256;
 
+// Panels of less than this are packed by one thread: in the time that a team takes to start.
+constexpr Index bytes_worth_a_team = 256 << 10;
+
 Index steps_for_rows(Index rows, const Problem& problem) {
   const Index batch = std::max<Index>(problem.batch, 1);
   return std::clamp<Index>((rows + batch - 1) / batch, 1, problem.steps);
@@ -74,12 +77,11 @@ template <class T>
 void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes, bool keeps_gates) {
   const Index row = steps.begin * layer.batch;
   layer.first = steps.end == layer.steps;
-  layer.last = steps.begin == 0;
   if (!layer.first) {
     layer.dh_n = layer.dh_0;
     layer.dc_n = layer.dc_0;
   }
-  if (!layer.last) layer.h_0 = layer.y.row(row - layer.batch);
+  if (steps.begin > 0) layer.h_0 = layer.y.row(row - layer.batch);
   layer.x.data = layer.x.row(row);
   layer.y.data = layer.y.row(row);
   if (layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
@@ -198,10 +200,12 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
     layer.chunk = chunk;
     layer.dh = scratch.take<T>(frame.padded_state);
     layer.dc = scratch.take<T>(frame.padded_state);
-    layer.d_panels = scratch.take<T>(frame.kernels.sizes(layer.input, model.hidden).forward_panels);
-    layer.first = layer.last = true;
-    layer.column = scratch.take<T>(checked_product(chunk_rows, frame.sizes.panel_width) *
-                                   frame.schedule.threads());
+    layer.first = true;
+    const LayerSizes sizes = frame.kernels.sizes(layer.input, model.hidden);
+    layer.x_panels = scratch.take<T>(checked_product(chunk_rows, sizes.padded_input));
+    layer.h_panels = scratch.take<T>(checked_product(chunk_rows, sizes.padded_hidden));
+    layer.columns =
+        scratch.take<T>(checked_product(chunk_rows, sizes.block_width) * frame.schedule.threads());
   }
   return layers;
 }
@@ -211,7 +215,7 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
 Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes)
     : part_(part_steps(problem)) {
   const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
-  const Index group = sizes.panel_width;  // units that one thread takes at least
+  const Index group = sizes.unit_group;
   work_ = {problem.steps,
            problem.batch,
            checked_product(sizes.gates_row, widest + model.hidden),
@@ -235,22 +239,30 @@ Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> paramete
     : model_(model),
       kernels_(isa().kernels->cell<T>(model.cell)),
       parameters_(std::move(parameters)) {
+  forward_ = pack(&LayerSizes::forward_panels, kernels_.pack_forward);
+}
+
+template <class T>
+auto Weights<T>::pack(Index LayerSizes::* size, Packer packer) const -> Panels {
+  Panels panels;
+  Index bytes = 0;
   for (int i = 0; i < model_.count(); ++i) {
-    const Index input = model_.layer_input(i / model_.directions);
-    forward_.emplace_back(kernels_.sizes(input, model_.hidden).forward_panels);
-    kernels_.pack_forward(input, model_.hidden, parameters_[i], forward_[i].data());
+    const Index n = kernels_.sizes(model_.layer_input(i / model_.directions), model_.hidden).*size;
+    bytes += panels.emplace_back(n).bytes();
   }
+  parallel(bytes < bytes_worth_a_team ? 1 : num_threads(), [&](Team team) noexcept {
+    for (int i = 0; i < model_.count(); ++i)
+      packer(model_.layer_input(i / model_.directions), model_.hidden, parameters_[i],
+             panels[i].data(), team);
+  });
+  return panels;
 }
 
 template <class T>
 void Weights<T>::pack_backward() {
   if (backward_.load() != nullptr) return;
-  auto packed = std::make_unique<Panels>();
-  for (int i = 0; i < model_.count(); ++i) {
-    const Index input = model_.layer_input(i / model_.directions);
-    packed->emplace_back(kernels_.sizes(input, model_.hidden).backward_panels);
-    kernels_.pack_backward(input, model_.hidden, parameters_[i], (*packed)[i].data());
-  }
+  auto packed =
+      std::make_unique<Panels>(pack(&LayerSizes::backward_panels, kernels_.pack_backward));
   const Panels* none = nullptr;
   if (backward_.compare_exchange_strong(none, packed.get())) packed.release();
 }

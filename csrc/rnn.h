@@ -53,6 +53,8 @@ class Weights {
   const CellKernels<T>& kernels_;
   const std::vector<LayerParameters<T>> parameters_;
   using Panels = std::vector<AlignedBuffer<T>>;  // by index(layer, direction)
+  using Packer = decltype(CellKernels<T>::pack_forward);
+  Panels pack(Index LayerSizes::* size, Packer packer) const;
   Panels forward_;
   std::atomic<const Panels*> backward_{nullptr};
 };

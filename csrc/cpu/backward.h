@@ -27,7 +27,6 @@ class BackwardLayer {
       : p_(layer),
         team_(team),
         at_(L::backward(layer.input, layer.hidden)),
-        sums_at_(L::forward(layer.input, layer.hidden)),
         blocks_(L::blocks(layer.hidden)),
         gates_row_(L::gates_row(layer.hidden)),
         rows_(p_.split_units ? Range{0, p_.batch} : share_of(p_.batch, 1, team.rank, team.size)),
@@ -36,16 +35,15 @@ class BackwardLayer {
 
   void run() const {
     enter_gradients();
-    if (p_.first) clear_sums();
     for (Index last = p_.steps; last > 0; last -= p_.chunk) {
       const Index first = last > p_.chunk ? last - p_.chunk : 0;
       for (Index s = last; s-- > first;) step(s, first, last);
-      team_.sync();  // d_a of the chunk is complete
+      pack_right_operands(first, last);
+      team_.sync();  // d_a of the chunk and the panels are complete
       chunk_products(first, last);
-      if (!L::spec.saves) team_.sync();  // its scratch is used again
+      team_.sync();  // the panels, and where nothing is saved the scratch of d_a, are used again
     }
     leave_gradients();
-    if (p_.last) unpack_gradients<Cell, V>(p_.input, p_.hidden, panels_, p_.d_panels, p_.gradients);
   }
 
  private:
@@ -78,8 +76,8 @@ class BackwardLayer {
     if (p_.split_units) team_.sync();  // the product reads the d_a of all units
     const Range columns{units_.begin * L::panel_blocks / panel_vecs,
                         (units_.end * L::panel_blocks + panel_vecs - 1) / panel_vecs};
-    multiply<V>({d_a + L::h.first * lanes, gates_row_}, L::runs(L::h, p_.hidden), p_.panels + at_.h,
-                padded(), columns, rows_, Rows<T>{p_.dh, padded()}, L::spec.direct);
+    multiply<V>(L::left(d_a, L::h, p_.hidden), p_.panels + at_.h, padded(), columns, rows_,
+                Rows<T>{p_.dh, padded()}, L::spec.direct);
   }
 
   // The cell's backward on one vector of units of one row; `row` holds the saved gates, then d_a.
@@ -116,85 +114,76 @@ class BackwardLayer {
     }
   }
 
-  // What the d_a of the steps [first, last) give: this thread's panels of dW, dR, db and its rows
+  // x and the h before each step of [first, last), as right operands of dW and dR: this thread's
+  // rows. In time order, the h before step 0 stands first, or last in the reverse direction.
+  void pack_right_operands(Index first, Index last) const {
+    const Index n = (last - first) * p_.batch, begin = earliest(first, last) * p_.batch;
+    const Range rows = share_of(n, 1, team_.rank, team_.size);
+    const Index h_0 = first > 0 ? -1 : p_.reverse ? n - p_.batch : 0;  // where its rows begin
+    const Index back = p_.reverse ? p_.batch : -p_.batch;
+    pack_columns<V>(n, rows, p_.input, p_.x_panels, [&](Index r) { return p_.x.row(begin + r); });
+    pack_columns<V>(n, rows, p_.hidden, p_.h_panels, [&](Index r) {
+      const bool before_all = h_0 >= 0 && r >= h_0 && r < h_0 + p_.batch;
+      return before_all ? p_.h_0 + (r - h_0) * p_.hidden : p_.y.row(begin + r + back);
+    });
+  }
+
+  // What the d_a of the steps [first, last) give: dW, dR, db of this thread's units, and its rows
   // of dx.
   void chunk_products(Index first, Index last) const {
     const Index n = (last - first) * p_.batch, begin = earliest(first, last) * p_.batch;
     const T* d_a = gates(p_.reverse ? last - 1 : first, first, last);
-    const Rows<const T> x{p_.x.row(begin), p_.x.stride};
-    for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
-      const Index block = p * L::panel_blocks;
-      sum_weights<Blocks * L::x.count>(d_a + L::block_row(block) + L::x.first * lanes, {0, n}, x,
-                                       p_.input,
-                                       p_.d_panels + sums_at_.x + block * L::x_block(p_.input));
-      T* sums = p_.d_panels + sums_at_.h + block * L::h_block(p_.hidden);
-      const T* h_slots = d_a + L::block_row(block) + L::h.first * lanes;
-      sum_recurrent<Blocks * L::h.count>(h_slots, first, last, sums);
-      sum_bias<Blocks * S>(d_a + L::block_row(block), n,
-                           p_.d_panels + sums_at_.bias + L::block_row(block));
-    });
+    const bool add = !p_.first || last < p_.steps;
+    const Range own = share_of(blocks_, 1, team_.rank, team_.size);
+    for (Index block = own.begin; block < own.end; ++block) weight_gradients(d_a, block, n, add);
     if (p_.dx == nullptr) return;
-    const Index all = (p_.input + panel_vecs * lanes - 1) / (panel_vecs * lanes);
-    multiply<V>({d_a + L::x.first * lanes, gates_row_}, L::runs(L::x, p_.hidden), p_.panels + at_.x,
-                p_.input, {0, all}, share_of(n, 1, team_.rank, team_.size),
-                Rows<T>{p_.dx + begin * p_.input, p_.input}, false);
+    multiply<V>(L::left(d_a, L::x, p_.hidden), p_.panels + at_.x, p_.input, all_panels(p_.input),
+                share_of(n, 1, team_.rank, team_.size), Rows<T>{p_.dx + begin * p_.input, p_.input},
+                false);
+  }
+  static Range all_panels(Index columns) {
+    return {0, (columns + panel_vecs * lanes - 1) / (panel_vecs * lanes)};
   }
 
-  // The h before each step: y one step back, and h_0 for the first step of all. In time order the
-  // rows of h_0 come first, or last for the reverse direction.
-  template <int N>
-  void sum_recurrent(const T* d_a, Index first, Index last, T* sums) const {
-    const Index n = (last - first) * p_.batch, from_h_0 = first == 0 ? p_.batch : 0;
-    const Rows<const T> h_0{p_.h_0, p_.hidden};
-    if (!p_.reverse) {
-      const Rows<const T> y{p_.y.row(first == 0 ? 0 : (first - 1) * p_.batch), p_.y.stride};
-      sum_weights<N>(d_a, {0, from_h_0}, h_0, p_.hidden, sums);
-      sum_weights<N>(d_a, {from_h_0, n}, y, p_.hidden, sums);
-    } else {
-      const Rows<const T> y{p_.y.row((p_.time(last - 1) + 1) * p_.batch), p_.y.stride};
-      sum_weights<N>(d_a, {0, n - from_h_0}, y, p_.hidden, sums);
-      sum_weights<N>(d_a, {n - from_h_0, n}, h_0, p_.hidden, sums);
+  // dW += d_a^T x, dR += d_a^T h_before, db += sum of d_a, for the units of one block and n rows.
+  // The block's columns of d_a are copied together first: in their place they stand a gate row
+  // apart, which for a power of two hits few cache sets.
+  void weight_gradients(const T* d_a, Index block, Index n, bool add) const {
+    const Index unit = block * lanes;
+    const Index units = p_.hidden - unit < lanes ? p_.hidden - unit : lanes;
+    T* columns = p_.columns + team_.rank * p_.chunk * p_.batch * S * lanes;
+    V sums[S];
+    copy_columns(d_a + L::block_row(block), n, columns, sums);
+    for (int s = 0; s < S; ++s) {
+      const Left<T> left{columns + s * n * lanes, 1, lanes, 1, n, 0};
+      const auto accumulate = [&](int gate, const T* panels, Index width, T* weight, T* bias) {
+        if (gate < 0) return;
+        const Index row = gate * p_.hidden + unit;
+        multiply<V>(left, panels, width, all_panels(width), {0, units},
+                    Rows<T>{weight + row * width, width}, add);
+        if (bias == nullptr) return;
+        const int count = static_cast<int>(units);
+        const V before = add ? V::load_partial(bias + row, count) : V(T(0));
+        (before + sums[s]).store_partial(bias + row, count);
+      };
+      const LayerGradients<T>& g = p_.gradients;
+      accumulate(L::spec.x_gate[s], p_.x_panels, p_.input, g.weight_ih, g.bias_ih);
+      accumulate(L::spec.h_gate[s], p_.h_panels, p_.hidden, g.weight_hh, g.bias_hh);
     }
   }
 
-  // sums += d_a[rows]^T a, with the panel's columns of d_a copied together first: in their place
-  // they stand a gate row apart, which for a power of two hits few cache sets.
-  template <int N>
-  void sum_weights(const T* d_a, Range rows, Rows<const T> a, Index columns, T* sums) const {
-    if (rows.size() <= 0) return;
-    T* column = p_.column + team_.rank * p_.chunk * p_.batch * panel_vecs * lanes;
-    for (Index r = rows.begin; r < rows.end; ++r) {
-      FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v)
-        V::load(d_a + r * gates_row_ + v * lanes)
-            .store(column + ((r - rows.begin) * N + v) * lanes);
-    }
-    multiply_transposed<V, N>(a, columns, rows.size(), column, sums);
-  }
-
-  template <int N>
-  void sum_bias(const T* d_a, Index rows, T* sums) const {
-    V acc[N];
+  // columns[s][r][:] = d_a[r][s][:] and sums[s] = sum_r d_a[r][s][:].
+  void copy_columns(const T* d_a, Index n, T* columns, V (&sums)[S]) const {
     FUSEDRNN_UNROLL
-    for (int v = 0; v < N; ++v) acc[v] = V::load(sums + v * lanes);
-    for (Index r = 0; r < rows; ++r) {
+    for (int s = 0; s < S; ++s) sums[s] = V(T(0));
+    for (Index r = 0; r < n; ++r) {
       FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) acc[v] = acc[v] + V::load(d_a + r * gates_row_ + v * lanes);
+      for (int s = 0; s < S; ++s) {
+        const V v = V::load(d_a + r * gates_row_ + s * lanes);
+        v.store(columns + (s * n + r) * lanes);
+        sums[s] = sums[s] + v;
+      }
     }
-    FUSEDRNN_UNROLL
-    for (int v = 0; v < N; ++v) acc[v].store(sums + v * lanes);
-  }
-
-  void clear_sums() const {
-    const Index end = panels_.end * L::panel_blocks;
-    const Range own{panels_.begin * L::panel_blocks, end < blocks_ ? end : blocks_};
-    const auto clear = [&](Index at, Index block_size) {
-      for (Index i = own.begin * block_size; i < own.end * block_size; ++i)
-        p_.d_panels[at + i] = T(0);
-    };
-    clear(sums_at_.x, L::x_block(p_.input));
-    clear(sums_at_.h, L::h_block(p_.hidden));
-    clear(sums_at_.bias, S * lanes);
   }
 
   // dh and dc from the gradients of the last states, padded with zeros.
@@ -225,7 +214,6 @@ class BackwardLayer {
   const LayerBackward<T> p_;
   const Team team_;
   const typename L::Backward at_;
-  const typename L::Forward sums_at_;
   const Index blocks_, gates_row_;
   const Range rows_, panels_, units_;
 };

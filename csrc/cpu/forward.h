@@ -75,7 +75,7 @@ class ForwardLayer {
     for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
       constexpr int N = Blocks * L::x.count;
       const Index block = p * L::panel_blocks, slot = L::block_row(block) + L::x.first * lanes;
-      multiply_panel<V, N>(x, {1, p_.input, 0}, p_.panels + at_.x + block * L::x_block(p_.input),
+      multiply_panel<V, N>(left_of(x, p_.input), p_.panels + at_.x + block * L::x_block(p_.input),
                            {p_.panels + at_.bias + slot, 0}, rows, Rows<T>{out + slot, gates_row_},
                            N * lanes);
     });
@@ -127,8 +127,8 @@ class ForwardLayer {
       V a[S];
       FUSEDRNN_UNROLL
       for (int q = 0; q < S; ++q)
-        a[q] = V::load(L::h.contains(q) ? sums + (i * HS + q - L::h.first) * lanes
-                                        : row + q * lanes);
+        a[q] =
+            V::load(L::h.contains(q) ? sums + (i * HS + q - L::h.first) * lanes : row + q * lanes);
       apply<Keep>(s, a, block + b, r + m, h, y, row);
     }
   }

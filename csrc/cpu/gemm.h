@@ -10,6 +10,23 @@
 
 namespace fusedrnn {
 
+// Swaps rows and columns of a square of vectors: each of log2(lanes) passes merges the first half
+// of the rows with the second, lane by lane.
+template <class V, int n = V::lanes>
+FUSEDRNN_INLINE void transpose(V (&rows)[n]) {
+  FUSEDRNN_UNROLL
+  for (int pass = 1; pass < n; pass *= 2) {
+    V merged[n];
+    FUSEDRNN_UNROLL
+    for (int i = 0; i < n / 2; ++i) {
+      merged[2 * i] = interleave_low(rows[i], rows[i + n / 2]);
+      merged[2 * i + 1] = interleave_high(rows[i], rows[i + n / 2]);
+    }
+    FUSEDRNN_UNROLL
+    for (int i = 0; i < n; ++i) rows[i] = merged[i];
+  }
+}
+
 // Vectors in a full panel. With V::accumulators sums this gives tiles of 3 x 4 on AVX2 and 6 x 4 on
 // AVX-512: enough chains to hide the latency of fma, and fewer loads than products.
 constexpr int panel_vecs = 4;
@@ -81,36 +98,52 @@ FUSEDRNN_INLINE void for_panels(Range range, Index vectors, const Body& body) {
   }
 }
 
-// A row of the left operand whose elements stand in `count` runs of `length`, `step` apart: the
-// slots of d_a that belong to one product.
-struct Runs {
-  Index count, length, step;
+// The left operand of a product: element k of row r stands `r * row + k * step` from `data`, or,
+// where k counts through several runs of `length`, in run i `i * gap` further on (the slots of d_a
+// that belong to one product).
+template <class T>
+struct Left {
+  const T* data;
+  Index row, step;
+  Index runs, length, gap;
+
+  FUSEDRNN_INLINE Index depth() const { return runs * length; }
 };
+template <class T>
+FUSEDRNN_INLINE Left<T> left_of(Rows<const T> a, Index depth) {
+  return {a.data, a.stride, 1, 1, depth, 0};
+}
 
 // One panel of a product: c[r, :] = init[r, :] + a[r, :] panel for r in `rows`. `init` with stride
 // 0 is one row for all (a bias, zeros); it may be c. Of the N * lanes columns only the first
-// `width` exist in c.
+// `width` exist in c and, unless its stride is 0, in init.
 template <class V, int N, class T = typename V::Scalar>
-void multiply_panel(Rows<const T> a, Runs runs, const T* panel, Rows<const T> init, Range rows,
-                    Rows<T> c, Index width) {
+void multiply_panel(Left<T> a, const T* panel, Rows<const T> init, Range rows, Rows<T> c,
+                    Index width) {
+  const auto columns = [&](int v) { return static_cast<int>(width - v * V::lanes); };
+  const auto load = [&](Index r, int v) {
+    const T* p = init.row(r) + v * V::lanes;
+    return init.stride == 0 || columns(v) >= V::lanes ? V::load(p) : V::load_partial(p, columns(v));
+  };
   for_tiles<V, tile_rows<V>(N)>(rows, [&]<int R>(Index r) {
     V acc[R][N];
     FUSEDRNN_UNROLL
     for (int m = 0; m < R; ++m) {
       FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) acc[m][v] = V::load(init.row(r + m) + v * V::lanes);
+      for (int v = 0; v < N; ++v) acc[m][v] = load(r + m, v);
     }
     const T* b = panel;
-    for (Index i = 0; i < runs.count; ++i, b += runs.length * N * V::lanes)
-      accumulate(acc, a.row(r) + i * runs.step, a.stride, 1, b, N * V::lanes, runs.length);
+    for (Index i = 0; i < a.runs; ++i, b += a.length * N * V::lanes)
+      accumulate(acc, a.data + r * a.row + i * a.gap, a.row, a.step, b, N * V::lanes, a.length);
     FUSEDRNN_UNROLL
     for (int m = 0; m < R; ++m) {
       FUSEDRNN_UNROLL
       for (int v = 0; v < N; ++v) {
-        if (const Index left = width - v * V::lanes; left >= V::lanes)
-          acc[m][v].store(c.row(r + m) + v * V::lanes);
+        T* p = c.row(r + m) + v * V::lanes;
+        if (columns(v) >= V::lanes)
+          acc[m][v].store(p);
         else
-          acc[m][v].store_partial(c.row(r + m) + v * V::lanes, static_cast<int>(left));
+          acc[m][v].store_partial(p, columns(v));
       }
     }
   });
@@ -120,56 +153,59 @@ template <class V>
 inline constexpr typename V::Scalar zero_row[panel_vecs * V::lanes] = {};
 
 // c[r, :] (+)= a[r, :] * panels, for r in `rows` and the columns of the panels in `range`; the
-// right operand is packed by pack_columns. c has `columns` columns: whole vectors of them if it is
-// added to.
+// right operand is packed by pack_columns, c has `columns` columns.
 template <class V, class T = typename V::Scalar>
-void multiply(Rows<const T> a, Runs runs, const T* panels, Index columns, Range range, Range rows,
-              Rows<T> c, bool add) {
-  const Index vectors = (columns + V::lanes - 1) / V::lanes, depth = runs.count * runs.length;
+void multiply(Left<T> a, const T* panels, Index columns, Range range, Range rows, Rows<T> c,
+              bool add) {
+  const Index vectors = (columns + V::lanes - 1) / V::lanes;
   for_panels<V, panel_vecs>(range, vectors, [&]<int N>(Index p) {
     const Index first = p * panel_vecs * V::lanes;
     const Rows<T> out{c.data + first, c.stride};
     const Rows<const T> init =
         add ? Rows<const T>{out.data, out.stride} : Rows<const T>{zero_row<V>, 0};
-    multiply_panel<V, N>(a, runs, panels + first * depth, init, rows, out, columns - first);
+    multiply_panel<V, N>(a, panels + first * a.depth(), init, rows, out, columns - first);
   });
 }
 
-// panels[p][k][lane] = source(k, column), zero beyond `columns`: the layout that multiply() reads.
+// Rows `range` of a right operand of `depth` rows, into the layout that multiply() reads:
+// panels[p][k][lane] = source(k)[column], zero beyond `columns`. A null source is a row of zeros.
 template <class V, class Source, class T = typename V::Scalar>
-void pack_columns(Index depth, Index columns, T* panels, const Source& source) {
-  const Index full = panel_vecs * V::lanes;
-  const Index padded = (columns + V::lanes - 1) / V::lanes * V::lanes;
-  for (Index first = 0; first < padded; first += full) {
-    const Index width = padded - first < full ? padded - first : full;
-    for (Index k = 0; k < depth; ++k, panels += width) {
-      const T* row = source(k);  // null: a row of zeros
-      for (Index j = 0; j < width; ++j) {
-        panels[j] = row != nullptr && first + j < columns ? row[first + j] : T(0);
-      }
-    }
-  }
+void pack_columns(Index depth, Range range, Index columns, T* panels, const Source& source) {
+  const Index vectors = (columns + V::lanes - 1) / V::lanes;
+  for_panels<V, panel_vecs>(
+      {0, (vectors + panel_vecs - 1) / panel_vecs}, vectors, [&]<int N>(Index p) {
+        const Index first = p * panel_vecs * V::lanes;
+        T* out = panels + first * depth + range.begin * N * V::lanes;
+        for (Index k = range.begin; k < range.end; ++k, out += N * V::lanes) {
+          const T* row = source(k);
+          FUSEDRNN_UNROLL
+          for (int v = 0; v < N; ++v) {
+            const Index at = first + v * V::lanes, left = columns - at;
+            const V values = row == nullptr     ? V(T(0))
+                             : left >= V::lanes ? V::load(row + at)
+                                                : V::load_partial(row + at, static_cast<int>(left));
+            values.store(out + v * V::lanes);
+          }
+        }
+      });
 }
 
-// sums[i][:] += sum_r a[r, i] b[r, :] for all i < columns: one panel of a weight gradient, with
-// sums [columns][N * lanes] and b [rows][N * lanes].
-template <class V, int N, class T = typename V::Scalar>
-void multiply_transposed(Rows<const T> a, Index columns, Index rows, const T* b, T* sums) {
-  for_tiles<V, tile_rows<V>(N)>({0, columns}, [&]<int R>(Index i) {
-    V acc[R][N];
-    T* out = sums + i * N * V::lanes;
+// The transpose of rows[i][first + k], i < count: to[k * step] is column k as one vector, k <
+// columns. Rows beyond `count` are zero.
+template <class V, class Source, class T = typename V::Scalar>
+FUSEDRNN_INLINE void transpose_into(const Source& row, int count, Index columns, T* to,
+                                    Index step) {
+  for (Index first = 0; first < columns; first += V::lanes, to += V::lanes * step) {
+    const int width = static_cast<int>(columns - first < V::lanes ? columns - first : V::lanes);
+    V square[V::lanes];
     FUSEDRNN_UNROLL
-    for (int m = 0; m < R; ++m) {
-      FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) acc[m][v] = V::load(out + (m * N + v) * V::lanes);
-    }
-    accumulate(acc, a.data + i, 1, a.stride, b, N * V::lanes, rows);
+    for (int i = 0; i < V::lanes; ++i)
+      square[i] = i < count ? V::load_partial(row(i) + first, width) : V(T(0));
+    transpose(square);
     FUSEDRNN_UNROLL
-    for (int m = 0; m < R; ++m) {
-      FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) acc[m][v].store(out + (m * N + v) * V::lanes);
-    }
-  });
+    for (int k = 0; k < V::lanes; ++k)
+      if (k < width) square[k].store(to + k * step);
+  }
 }
 
 }  // namespace fusedrnn

@@ -90,29 +90,32 @@ struct LayerBackward : LayerShape {
   T* dh_0;           // [B, H]
   T* dc_0;           // [B, H]
   LayerGradients<T> gradients;
-  Index chunk;       // time steps after which dW, dR, db, dx are computed from d_a
-  T* dh;             // [B, Hp] scratch
-  T* dc;             // [B, Hp] scratch
-  T* d_panels;       // scratch of forward_panels: gradients in the layout of pack_forward
-  bool first, last;  // part of the sequence: clear d_panels before it, unpack them after it
-  T* column;         // scratch [team.size][chunk*B, panel width]: one panel's columns of d_a
+  Index chunk;  // time steps after which dW, dR, db, dx are computed from d_a
+  T* dh;        // [B, Hp] scratch
+  T* dc;        // [B, Hp] scratch
+  bool first;   // part of the sequence to be run: overwrites the gradients, others add to them
+  T* x_panels;  // scratch [chunk*B, I rounded up to whole vectors]
+  T* h_panels;  // scratch [chunk*B, Hp]
+  T* columns;   // scratch [team.size][chunk*B, S*lanes]: one block's columns of d_a
 };
 
 // Sizes, in elements, that depend on a kernel's vectors.
 struct LayerSizes {
+  Index padded_input;   // I rounded up to whole vectors
   Index padded_hidden;  // Hp
   Index gates_row;      // S*Hp
   Index forward_panels;
   Index backward_panels;
-  Index panel_width;  // the widest panel, in elements
+  Index block_width;  // S*lanes
+  Index unit_group;   // units that one thread takes at least, where a team divides them
 };
 
-// The kernels of one cell and type. Every thread of the team calls forward or backward once.
+// The kernels of one cell and type. Every thread of the team calls each once.
 template <class T>
 struct CellKernels {
   LayerSizes (*sizes)(Index input, Index hidden);
-  void (*pack_forward)(Index input, Index hidden, const LayerParameters<T>&, T* panels);
-  void (*pack_backward)(Index input, Index hidden, const LayerParameters<T>&, T* panels);
+  void (*pack_forward)(Index input, Index hidden, const LayerParameters<T>&, T* panels, Team);
+  void (*pack_backward)(Index input, Index hidden, const LayerParameters<T>&, T* panels, Team);
   void (*forward)(const LayerForward<T>&, Team);
   void (*backward)(const LayerBackward<T>&, Team);
 };

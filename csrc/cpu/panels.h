@@ -40,10 +40,12 @@ struct Layout {
   // Elements of a packed x (or h) matrix of `depth` rows, per block of units.
   static FUSEDRNN_INLINE Index x_block(Index depth) { return depth * x.count * lanes; }
   static FUSEDRNN_INLINE Index h_block(Index depth) { return depth * h.count * lanes; }
-  // The runs of a d_a row that belong to the product with W and with R.
-  static FUSEDRNN_INLINE Runs runs(SlotRun run, Index hidden) {
-    if (run.count == slots) return {1, gates_row(hidden), 0};
-    return {blocks(hidden), run.count * lanes, slots * lanes};
+  // d_a, whose rows are gate rows, as the left operand of the product with W or R.
+  static FUSEDRNN_INLINE Left<T> left(const T* d_a, SlotRun run, Index hidden) {
+    const Index row = gates_row(hidden);
+    d_a += run.first * lanes;
+    if (run.count == slots) return {d_a, row, 1, 1, row, 0};
+    return {d_a, row, 1, blocks(hidden), run.count * lanes, slots * lanes};
   }
 
   // Where the parts of the packed weights begin, in elements.
@@ -68,110 +70,80 @@ struct Layout {
 template <class Cell, class V>
 LayerSizes layer_sizes(Index input, Index hidden) {
   using L = Layout<Cell, V>;
-  return {L::blocks(hidden) * L::lanes, L::gates_row(hidden), L::forward(input, hidden).size,
-          L::backward(input, hidden).size, panel_vecs * L::lanes};
+  return {L::blocks(input) * L::lanes,    L::blocks(hidden) * L::lanes,    L::gates_row(hidden),
+          L::forward(input, hidden).size, L::backward(input, hidden).size, L::slots * L::lanes,
+          panel_vecs * L::lanes};
 }
 
-// Visits the elements of the panels in `range` of a packed x (or h) matrix: visit(packed element,
-// row of the weight matrix, column), and visit(packed element, -1, column) for padding.
-template <class Cell, class V, class T, class Visit>
-FUSEDRNN_INLINE void for_packed(SlotRun run, const int (&gate)[max_slots], Index depth,
-                                Index hidden, Range range, T* packed, const Visit& visit) {
+// The rows of a weight matrix that belong to the slots of `run`, for the units of `blocks`,
+// transposed into panels.
+template <class Cell, class V, class T = typename V::Scalar>
+void pack_panels(SlotRun run, const int (&gate)[max_slots], const T* weight, Index columns,
+                 Index hidden, Range blocks, T* packed) {
   using L = Layout<Cell, V>;
-  packed += range.begin * L::panel_blocks * depth * run.count * L::lanes;
-  for (Index p = range.begin; p < range.end; ++p) {
-    const Index first = p * L::panel_blocks;
+  for (Index block = blocks.begin; block < blocks.end; ++block) {
+    const Index first = block / L::panel_blocks * L::panel_blocks;  // of the panel
     const Index left = L::blocks(hidden) - first;
-    const Index blocks = left < L::panel_blocks ? left : Index(L::panel_blocks);
-    for (Index k = 0; k < depth; ++k) {
-      for (Index block = first; block < first + blocks; ++block) {
-        for (int s = run.first; s < run.first + run.count; ++s) {
-          for (Index unit = block * L::lanes; unit < (block + 1) * L::lanes; ++unit)
-            visit(*packed++, unit < hidden ? gate[s] * hidden + unit : -1, k);
-        }
+    const Index panel_blocks = left < L::panel_blocks ? left : Index(L::panel_blocks);
+    const Index unit = block * L::lanes;
+    const int units = static_cast<int>(hidden - unit < L::lanes ? hidden - unit : L::lanes);
+    for (int s = 0; s < run.count; ++s) {
+      const T* rows = weight + (gate[run.first + s] * hidden + unit) * columns;
+      T* to = packed + first * columns * run.count * L::lanes +
+              ((block - first) * run.count + s) * L::lanes;
+      transpose_into<V>([&](int i) { return rows + i * columns; }, units, columns, to,
+                        panel_blocks * run.count * L::lanes);
+    }
+  }
+}
+
+// b_ih + b_hh of the units in `range`, and zero beyond `hidden`.
+template <class Cell, class V, class T = typename V::Scalar>
+void pack_bias(Index hidden, Range blocks, const LayerParameters<T>& p, T* packed) {
+  using L = Layout<Cell, V>;
+  const auto bias = [&](const T* from, int gate, Index unit) {
+    return from != nullptr && gate >= 0 && unit < hidden ? from[gate * hidden + unit] : T(0);
+  };
+  for (Index block = blocks.begin; block < blocks.end; ++block) {
+    for (int s = 0; s < L::slots; ++s) {
+      for (Index i = 0; i < L::lanes; ++i) {
+        const Index unit = block * L::lanes + i;
+        packed[L::block_row(block) + s * L::lanes + i] =
+            bias(p.bias_ih, L::spec.x_gate[s], unit) + bias(p.bias_hh, L::spec.h_gate[s], unit);
       }
     }
   }
 }
 
-// Visits the elements of a packed bias that belong to the panels in `range`: visit(packed element,
-// gate of bias_ih, gate of bias_hh, unit), a gate being -1 where the slot has none.
-template <class Cell, class V, class T, class Visit>
-FUSEDRNN_INLINE void for_bias(Index hidden, Range range, T* packed, const Visit& visit) {
-  using L = Layout<Cell, V>;
-  const Index first = range.begin * L::panel_blocks, last = range.end * L::panel_blocks;
-  packed += L::block_row(first);
-  for (Index block = first; block < last && block < L::blocks(hidden); ++block) {
-    for (int s = 0; s < L::slots; ++s) {
-      for (Index unit = block * L::lanes; unit < (block + 1) * L::lanes; ++unit, ++packed)
-        if (unit < hidden) visit(*packed, L::spec.x_gate[s], L::spec.h_gate[s], unit);
-    }
-  }
-}
-
+// The team divides the panels.
 template <class Cell, class V, class T = typename V::Scalar>
-void pack_forward(Index input, Index hidden, const LayerParameters<T>& p, T* base) {
+void pack_forward(Index input, Index hidden, const LayerParameters<T>& p, T* base, Team team) {
   using L = Layout<Cell, V>;
   const auto at = L::forward(input, hidden);
-  const auto pack = [](const T* weight, Index columns) {
-    return
-        [=](T& packed, Index row, Index k) { packed = row < 0 ? T(0) : weight[row * columns + k]; };
-  };
-  const Range all{0, L::panels(hidden)};
-  for_packed<Cell, V>(L::x, L::spec.x_gate, input, hidden, all, base + at.x,
-                      pack(p.weight_ih, input));
-  for_packed<Cell, V>(L::h, L::spec.h_gate, hidden, hidden, all, base + at.h,
-                      pack(p.weight_hh, hidden));
-  for (Index i = 0; i < L::gates_row(hidden); ++i) base[at.bias + i] = T(0);
-  for_bias<Cell, V>(hidden, all, base + at.bias,
-                    [&](T& packed, int x_gate, int h_gate, Index unit) {
-                      if (x_gate >= 0 && p.bias_ih != nullptr)
-                        packed += p.bias_ih[x_gate * hidden + unit];
-                      if (h_gate >= 0 && p.bias_hh != nullptr)
-                        packed += p.bias_hh[h_gate * hidden + unit];
-                    });
+  const Range blocks = share_of(L::blocks(hidden), 1, team.rank, team.size);
+  pack_panels<Cell, V>(L::x, L::spec.x_gate, p.weight_ih, input, hidden, blocks, base + at.x);
+  pack_panels<Cell, V>(L::h, L::spec.h_gate, p.weight_hh, hidden, hidden, blocks, base + at.h);
+  pack_bias<Cell, V>(hidden, blocks, p, base + at.bias);
 }
 
 template <class Cell, class V, class T = typename V::Scalar>
-void pack_backward(Index input, Index hidden, const LayerParameters<T>& p, T* base) {
+void pack_backward(Index input, Index hidden, const LayerParameters<T>& p, T* base, Team team) {
   using L = Layout<Cell, V>;
   const auto at = L::backward(input, hidden);
   // Row k = (block, slot of the run, lane) of a product's right operand is a row of the weights.
   const auto pack = [&](SlotRun run, const int(&gate)[max_slots], const T* weight, Index columns,
                         T* packed) {
     const Index depth = L::blocks(hidden) * run.count * L::lanes;
-    pack_columns<V>(depth, columns, packed, [&, run](Index k) -> const T* {
-      const Index unit = k / (run.count * L::lanes) * L::lanes + k % L::lanes;
-      const int slot = run.first + static_cast<int>(k / L::lanes % run.count);
-      return unit < hidden ? weight + (gate[slot] * hidden + unit) * columns : nullptr;
-    });
+    pack_columns<V>(depth, share_of(depth, L::lanes, team.rank, team.size), columns, packed,
+                    [&, run](Index k) -> const T* {
+                      const Index unit = k / (run.count * L::lanes) * L::lanes + k % L::lanes;
+                      const int slot = run.first + static_cast<int>(k / L::lanes % run.count);
+                      return unit < hidden ? weight + (gate[slot] * hidden + unit) * columns
+                                           : nullptr;
+                    });
   };
   pack(L::x, L::spec.x_gate, p.weight_ih, input, base + at.x);
   pack(L::h, L::spec.h_gate, p.weight_hh, hidden, base + at.h);
-}
-
-// The gradients of the panels in `range`, summed up in the layout of pack_forward, into the user's
-// arrays.
-template <class Cell, class V, class T = typename V::Scalar>
-void unpack_gradients(Index input, Index hidden, Range range, T* base, const LayerGradients<T>& g) {
-  using L = Layout<Cell, V>;
-  const auto at = L::forward(input, hidden);
-  const auto unpack = [](T* weight, Index columns) {
-    return [=](const T& packed, Index row, Index k) {
-      if (row >= 0) weight[row * columns + k] = packed;
-    };
-  };
-  for_packed<Cell, V>(L::x, L::spec.x_gate, input, hidden, range, base + at.x,
-                      unpack(g.weight_ih, input));
-  for_packed<Cell, V>(L::h, L::spec.h_gate, hidden, hidden, range, base + at.h,
-                      unpack(g.weight_hh, hidden));
-  for_bias<Cell, V>(hidden, range, base + at.bias,
-                    [&](const T& packed, int x_gate, int h_gate, Index unit) {
-                      if (x_gate >= 0 && g.bias_ih != nullptr)
-                        g.bias_ih[x_gate * hidden + unit] = packed;
-                      if (h_gate >= 0 && g.bias_hh != nullptr)
-                        g.bias_hh[h_gate * hidden + unit] = packed;
-                    });
 }
 
 }  // namespace fusedrnn

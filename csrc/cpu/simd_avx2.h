@@ -51,6 +51,12 @@ struct Vec<float> {
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) {
     return _mm256_and_ps(_mm256_castsi256_ps(first(n)), a.v);
   }
+  friend FUSEDRNN_INLINE Vec interleave_low(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20);
+  }
+  friend FUSEDRNN_INLINE Vec interleave_high(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31);
+  }
   friend FUSEDRNN_INLINE Vec pow2_of_shifted(Vec t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t.v), 23));
   }
@@ -96,6 +102,12 @@ struct Vec<double> {
   }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) {
     return _mm256_and_pd(_mm256_castsi256_pd(first(n)), a.v);
+  }
+  friend FUSEDRNN_INLINE Vec interleave_low(Vec a, Vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20);
+  }
+  friend FUSEDRNN_INLINE Vec interleave_high(Vec a, Vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31);
   }
   friend FUSEDRNN_INLINE Vec pow2_of_shifted(Vec t) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t.v), 52));

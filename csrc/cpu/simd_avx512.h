@@ -85,6 +85,15 @@ struct Vec<float> {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(c.v, _mm512_setzero_ps(), _CMP_NLE_UQ), a.v);
   }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) { return _mm512_maskz_mov_ps(first(n), a.v); }
+  friend FUSEDRNN_INLINE Vec interleave_low(Vec a, Vec b) {
+    const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a.v, order, b.v);
+  }
+  friend FUSEDRNN_INLINE Vec interleave_high(Vec a, Vec b) {
+    const __m512i order =
+        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a.v, order, b.v);
+  }
   friend FUSEDRNN_INLINE Vec pow2_of_shifted(Vec t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t.v), 23));
   }
@@ -127,6 +136,12 @@ struct Vec<double> {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(c.v, _mm512_setzero_pd(), _CMP_NLE_UQ), a.v);
   }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) { return _mm512_maskz_mov_pd(first(n), a.v); }
+  friend FUSEDRNN_INLINE Vec interleave_low(Vec a, Vec b) {
+    return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v);
+  }
+  friend FUSEDRNN_INLINE Vec interleave_high(Vec a, Vec b) {
+    return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v);
+  }
   friend FUSEDRNN_INLINE Vec pow2_of_shifted(Vec t) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t.v), 52));
   }

@@ -9,7 +9,8 @@
 //   abs, copysign(magnitude, sign)     the magnitude is not negative
 //   where_positive(c, a)               a where c > 0 or c is NaN, else 0
 //   keep_first(a, n)                   the first n lanes, the rest zero
-//   pow2_of_shifted(t)                 2^n for t = n + Vec::shifter, n a whole number
+//   interleave_low(a, b)               a0 b0 a1 b1 ... of the lower halves; _high: of the upper
+//   ones pow2_of_shifted(t)                 2^n for t = n + Vec::shifter, n a whole number
 #pragma once
 
 #include <cmath>
@@ -64,6 +65,9 @@ struct Lane {
     return Vec<T>(c.v <= T(0) ? T(0) : a.v);
   }
   friend FUSEDRNN_INLINE Vec<T> keep_first(Vec<T> a, int n) { return n > 0 ? a : Vec<T>(T(0)); }
+  // Of one lane there is nothing to interleave; it stands here so that the names are complete.
+  friend FUSEDRNN_INLINE Vec<T> interleave_low(Vec<T> a, Vec<T>) { return a; }
+  friend FUSEDRNN_INLINE Vec<T> interleave_high(Vec<T>, Vec<T> b) { return b; }
   friend FUSEDRNN_INLINE Vec<T> pow2_of_shifted(Vec<T> t) {
     Bits bits;
     std::memcpy(&bits, &t.v, sizeof bits);

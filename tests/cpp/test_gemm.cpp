@@ -47,21 +47,30 @@ std::vector<const T*> pointers(Matrix<T>& m, Index rows) {
   return result;
 }
 
-// c (+)= a b for one shape. The k-th column of a product's left operand stands in one of `runs`.
+// Columns in `count` runs of `length`, `gap` apart.
+struct Runs {
+  Index count, length, gap;
+};
+
+// c (+)= a b for one shape. The k-th column of a product's left operand stands in one of `runs`;
+// the operand's rows stand together, or its columns if it is `transposed`.
 template <class T>
 struct Product {
   Runs runs;
   Index columns;
   Range range, rows;
-  bool add = false;
+  bool add = false, transposed = false;
 
   Index depth() const { return runs.count * runs.length; }
-  Index a_column(Index k) const { return k / runs.length * runs.step + k % runs.length; }
+  Index a_column(Index k) const { return k / runs.length * runs.gap + k % runs.length; }
   Index c_stride() const { return columns + 3; }
 
   Guarded<T> packed(const GemmKernels<T>& kernels, Matrix<T>& b) const {
     Guarded<T> panels(depth() * round_up(columns, kernels.lanes));
-    kernels.pack_columns(depth(), columns, panels.data(), pointers(b, depth()).data());
+    const Index half = depth() / 2;  // as a team does it
+    kernels.pack_columns(depth(), {half, depth()}, columns, panels.data(),
+                         pointers(b, depth()).data());
+    kernels.pack_columns(depth(), {0, half}, columns, panels.data(), pointers(b, depth()).data());
     REQUIRE(panels.margins_untouched());
     return panels;
   }
@@ -81,28 +90,39 @@ struct Product {
     CAPTURE(rows.size());
     CAPTURE(depth());
     CAPTURE(add);
-    const Index a_width = runs.count * runs.step + runs.length;
+    const Index a_width = runs.count * runs.gap + runs.length;
     Matrix<T> a(random, rows.end, a_width, a_width + 5), b(random, depth(), columns, columns);
     for (Index r = 0; r < rows.end; ++r)  // NaN between the runs
       for (Index i = 0; i < runs.count; ++i)
-        for (Index k = runs.length; k < runs.step; ++k)
-          a.at(r, i * runs.step + k) = a.elements.canary();
+        for (Index k = runs.length; k < runs.gap; ++k)
+          a.at(r, i * runs.gap + k) = a.elements.canary();
     Matrix<T> c(random, rows.end, add ? columns : 0, c_stride());
     Matrix<T> expected = c;
     plain(a, b, panel_vecs * kernels.lanes, expected);
     const Guarded<T> panels = packed(kernels, b);
-    kernels.multiply({a.elements.data(), a.stride}, runs, panels.data(), columns, range, rows,
-                     {c.elements.data(), c_stride()}, add);
+    Matrix<T> turned(random, a_width, 0, rows.end + 2);
+    for (Index r = 0; r < rows.end; ++r)
+      for (Index k = 0; k < a_width; ++k) turned.at(k, r) = a.at(r, k);
+    const Left<T> left =
+        transposed ? Left<T>{turned.elements.data(),  1, turned.stride, runs.count, runs.length,
+                             runs.gap * turned.stride}
+                   : Left<T>{a.elements.data(), a.stride, 1, runs.count, runs.length, runs.gap};
+    kernels.multiply(left, panels.data(), columns, range, rows, {c.elements.data(), c_stride()},
+                     add);
     REQUIRE(c.elements == expected.elements);
   }
 };
 
-// Alone and, for whole vectors of columns, added to what stands in c.
+// Alone and added to what stands in c, from both kinds of left operand.
 template <class T>
-void check_both(Product<T> product, const GemmKernels<T>& gemm, Random& random) {
-  product.check(gemm, random);
-  product.add = true;
-  if (product.columns % gemm.lanes == 0) product.check(gemm, random);
+void check_all(Product<T> product, const GemmKernels<T>& gemm, Random& random) {
+  for (const bool add : {false, true}) {
+    for (const bool transposed : {false, true}) {
+      product.add = add;
+      product.transposed = transposed;
+      product.check(gemm, random);
+    }
+  }
 }
 
 }  // namespace
@@ -128,7 +148,7 @@ TEST_CASE_TEMPLATE("gemm: pack_columns lays out panels and fills them up with ze
               k == 1 || j >= columns ? T(0) : b.at(k, j);
         }
       }
-      gemm.pack_columns(depth, columns, panels.data(), rows.data());
+      gemm.pack_columns(depth, {0, depth}, columns, panels.data(), rows.data());
       REQUIRE(panels == expected);
     }
   });
@@ -142,8 +162,8 @@ TEST_CASE_TEMPLATE("gemm: multiply, every width and height around the tiles", T,
     for (Index columns = 1; columns <= 2 * width + 1; ++columns) {
       const Index panels = (columns + width - 1) / width;
       for (Index rows = 0; rows <= 13; ++rows)  // two of the highest tiles, 6 rows, and one more
-        check_both<T>({{1, 1 + (rows + columns) % 6, 0}, columns, {0, panels}, {0, rows}}, gemm,
-                      random);
+        check_all<T>({{1, 1 + (rows + columns) % 6, 0}, columns, {0, panels}, {0, rows}}, gemm,
+                     random);
     }
   });
 }
@@ -155,7 +175,7 @@ TEST_CASE_TEMPLATE("gemm: multiply, runs with gaps and no products at all", T, f
     for (const Runs runs : {Runs{3, 4, 7}, {2, 1, 9}, {5, 3, 3}, {1, 40, 0}, {0, 4, 7}}) {
       for (const Index columns : {1, 9, 16, 33}) {
         const Index panels = (columns + panel_vecs * gemm.lanes - 1) / (panel_vecs * gemm.lanes);
-        check_both<T>({runs, columns, {0, panels}, {0, 5}}, gemm, random);
+        check_all<T>({runs, columns, {0, panels}, {0, 5}}, gemm, random);
       }
     }
   });
@@ -169,7 +189,7 @@ TEST_CASE_TEMPLATE("gemm: multiply leaves other rows and panels alone", T, float
     for (Index begin = 0; begin <= 4; ++begin) {
       for (Index end = begin; end <= 4; ++end) {
         for (const Range rows : {Range{0, 4}, {3, 4}, {5, 18}, {2, 2}})
-          check_both<T>({{1, 5, 0}, columns, {begin, end}, rows}, gemm, random);
+          check_all<T>({{1, 5, 0}, columns, {begin, end}, rows}, gemm, random);
       }
     }
   });
@@ -190,7 +210,8 @@ TEST_CASE_TEMPLATE("gemm: multiply_panel begins with one row for all, or with a 
           CAPTURE(rows);
           const bool one_row = rows % 2 == 0;
           Matrix<T> a(random, rows, depth, depth + 3), panel(random, depth, full, full);
-          Matrix<T> init(random, one_row ? 1 : rows, full, full);
+          // One row is padded; rows that are added to end where c ends.
+          Matrix<T> init(random, one_row ? 1 : rows, one_row ? full : width, full);
           Matrix<T> c(random, rows, 0, full + 1), expected = c;
           for (Index r = 0; r < rows; ++r) {
             for (Index j = 0; j < width; ++j) {
@@ -199,7 +220,7 @@ TEST_CASE_TEMPLATE("gemm: multiply_panel begins with one row for all, or with a 
               expected.at(r, j) = sum;
             }
           }
-          gemm.multiply_panel[vecs - 1]({a.elements.data(), a.stride}, {1, depth, 0},
+          gemm.multiply_panel[vecs - 1]({a.elements.data(), a.stride, 1, 1, depth, 0},
                                         panel.elements.data(),
                                         {init.elements.data(), one_row ? 0 : full}, {0, rows},
                                         {c.elements.data(), c.stride}, width);
@@ -210,27 +231,22 @@ TEST_CASE_TEMPLATE("gemm: multiply_panel begins with one row for all, or with a 
   });
 }
 
-TEST_CASE_TEMPLATE("gemm: multiply_transposed adds a^T b, for every panel width", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("gemm: transpose_into, any number of rows and columns", T, float, double) {
   for_each_isa(tables, [](const GemmTable& table) {
     const GemmKernels<T>& gemm = kernels<T>(table);
+    const Index lanes = gemm.lanes, step = lanes + 3;
     Random random(5);
-    for (int vecs = 1; vecs <= panel_vecs; ++vecs) {
-      const Index width = vecs * gemm.lanes;
-      for (Index columns = 0; columns <= 13; ++columns) {
-        for (const Index rows : {0, 1, 2, 7}) {
-          CAPTURE(vecs);
-          CAPTURE(columns);
-          CAPTURE(rows);
-          Matrix<T> a(random, rows, columns, columns + 2), b(random, rows, width, width);
-          Matrix<T> sums(random, columns, width, width), expected = sums;
-          for (Index i = 0; i < columns; ++i)
-            for (Index j = 0; j < width; ++j)
-              for (Index r = 0; r < rows; ++r) expected.at(i, j) += a.at(r, i) * b.at(r, j);
-          gemm.multiply_transposed[vecs - 1]({a.elements.data(), a.stride}, columns, rows,
-                                             b.elements.data(), sums.elements.data());
-          REQUIRE(sums.elements == expected.elements);
-        }
+    for (Index count = 0; count <= lanes; ++count) {
+      for (Index columns = 0; columns <= 2 * lanes + 1; ++columns) {
+        CAPTURE(count);
+        CAPTURE(columns);
+        Matrix<T> rows(random, count, columns, columns + 2), to(random, columns, 0, step);
+        Matrix<T> expected = to;
+        for (Index k = 0; k < columns; ++k)
+          for (Index i = 0; i < lanes; ++i) expected.at(k, i) = i < count ? rows.at(i, k) : T(0);
+        gemm.transpose_into(pointers(rows, count).data(), static_cast<int>(count), columns,
+                            to.elements.data(), step);
+        REQUIRE(to.elements == expected.elements);
       }
     }
   });

@@ -9,14 +9,13 @@ template <class T>
 struct GemmKernels {
   int lanes;
   // rows[k]: row k of the right operand, null for zeros
-  void (*pack_columns)(Index depth, Index columns, T* panels, const T* const* rows);
-  void (*multiply)(Rows<const T> a, Runs runs, const T* panels, Index columns, Range range,
-                   Range rows, Rows<T> c, bool add);
+  void (*pack_columns)(Index depth, Range range, Index columns, T* panels, const T* const* rows);
+  void (*multiply)(Left<T> a, const T* panels, Index columns, Range range, Range rows, Rows<T> c,
+                   bool add);
   // [N - 1] takes panels of N vectors
-  void (*multiply_panel[panel_vecs])(Rows<const T> a, Runs runs, const T* panel, Rows<const T> init,
-                                     Range rows, Rows<T> c, Index width);
-  void (*multiply_transposed[panel_vecs])(Rows<const T> a, Index columns, Index rows, const T* b,
-                                          T* sums);
+  void (*multiply_panel[panel_vecs])(Left<T> a, const T* panel, Rows<const T> init, Range rows,
+                                     Rows<T> c, Index width);
+  void (*transpose_into)(const T* const* rows, int count, Index columns, T* to, Index step);
 };
 
 struct GemmTable {

@@ -7,8 +7,12 @@
 namespace fusedrnn::FUSEDRNN_ISA {
 
 template <class V, class T = typename V::Scalar>
-void pack_rows(Index depth, Index columns, T* panels, const T* const* rows) {
-  pack_columns<V>(depth, columns, panels, [rows](Index k) { return rows[k]; });
+void pack_rows(Index depth, Range range, Index columns, T* panels, const T* const* rows) {
+  pack_columns<V>(depth, range, columns, panels, [rows](Index k) { return rows[k]; });
+}
+template <class V, class T = typename V::Scalar>
+void transpose_rows(const T* const* rows, int count, Index columns, T* to, Index step) {
+  transpose_into<V>([rows](int i) { return rows[i]; }, count, columns, to, step);
 }
 
 template <class T, class V = Vec<T>>
@@ -17,8 +21,7 @@ constexpr GemmKernels<T> gemm_kernels{
     pack_rows<V>,
     multiply<V>,
     {multiply_panel<V, 1>, multiply_panel<V, 2>, multiply_panel<V, 3>, multiply_panel<V, 4>},
-    {multiply_transposed<V, 1>, multiply_transposed<V, 2>, multiply_transposed<V, 3>,
-     multiply_transposed<V, 4>}};
+    transpose_rows<V>};
 static_assert(panel_vecs == 4);
 
 extern const GemmTable gemm_table;

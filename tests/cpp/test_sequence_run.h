@@ -18,8 +18,8 @@ class LayerRun {
   LayerRun(const CellKernels<T>& cell_kernels, const CellSpec& cell_spec,
            const LayerProblem& problem, const Division& how)
       : kernels(cell_kernels), spec(cell_spec), p(problem), division(how) {
-    kernels.pack_forward(p.input, p.hidden, parameters(), forward_panels.data());
-    kernels.pack_backward(p.input, p.hidden, parameters(), backward_panels.data());
+    kernels.pack_forward(p.input, p.hidden, parameters(), forward_panels.data(), {});
+    kernels.pack_backward(p.input, p.hidden, parameters(), backward_panels.data(), {});
     run_forward(true);
     run_backward();
     const Numbers y_trained = results.y, h_n_trained = results.h_n, c_n_trained = results.c_n;
@@ -106,8 +106,10 @@ class LayerRun {
 
   void run_backward() {
     const Index state = p.batch * p.hidden, chunk_rows = division.backward_chunk * p.batch;
-    Guarded<T> scratch(chunk_rows * sizes.gates_row), d_panels(sizes.forward_panels);
-    Guarded<T> column(division.threads * chunk_rows * sizes.panel_width);
+    Guarded<T> scratch(chunk_rows * sizes.gates_row);
+    Guarded<T> columns(division.threads * chunk_rows * sizes.block_width);
+    Guarded<T> x_panels(chunk_rows * sizes.padded_input);
+    Guarded<T> h_panels(chunk_rows * sizes.padded_hidden);
     Guarded<T> dh(p.batch * sizes.padded_hidden), dc(dh.size());
     Guarded<T> dx(p.wants_dx ? p.steps * p.batch * p.input : 0);
     Guarded<T> dh_0(state), dc_0(spec.states > 1 ? state : 0);
@@ -132,16 +134,17 @@ class LayerRun {
     layer.chunk = division.backward_chunk;
     layer.dh = dh.data();
     layer.dc = dc.data();
-    layer.d_panels = d_panels.data();
-    layer.first = layer.last = true;
-    layer.column = column.data();
+    layer.first = true;
+    layer.x_panels = x_panels.data();
+    layer.h_panels = h_panels.data();
+    layer.columns = columns.data();
     call(kernels.backward, layer);
     results.dx = dx.values();
     results.dh_0 = dh_0.values(), results.dc_0 = dc_0.values();
     results.dweight_ih = dweight_ih.values(), results.dweight_hh = dweight_hh.values();
     results.dbias_ih = dbias_ih.values(), results.dbias_hh = dbias_hh.values();
-    check({&saved, &kept_c, &scratch, &d_panels, &column, &dh, &dc, &dx, &dh_0, &dc_0, &dweight_ih,
-           &dweight_hh, &dbias_ih, &dbias_hh, &backward_panels});
+    check({&saved, &kept_c, &scratch, &columns, &x_panels, &h_panels, &dh, &dc, &dx, &dh_0, &dc_0,
+           &dweight_ih, &dweight_hh, &dbias_ih, &dbias_hh, &backward_panels});
   }
 
   const CellKernels<T>& kernels;
