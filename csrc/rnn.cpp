@@ -7,9 +7,9 @@
 namespace fusedrnn {
 namespace {
 
-// Bytes of gates that the product W x of one chunk of steps may fill: half of a common L2 cache, so
-// that the steps find them there.
-constexpr Index chunk_bytes = 256 << 10;
+// Bytes of gates that the product W x of one chunk of steps may fill: a part of a common L2 cache,
+// so that the steps find them there.
+constexpr Index chunk_bytes = 128 << 10;
 // Rows of d_a over which the products of BPTT sum at once: enough that reading and writing the
 // gradient sums (2 accesses) is small beside the 256 multiply-adds on each of their elements.
 constexpr Index backward_rows = 256;
@@ -161,6 +161,7 @@ std::vector<LayerForward<T>> arrange_forward(const Frame<T>& frame, const Sequen
     layer.c = !frame.two_states ? nullptr
               : layer.training  ? tape->c[i].data()
                                 : scratch.take<T>(frame.padded_state);
+    layer.h = problem.batch == 1 ? scratch.take<T>(2 * frame.padded_state) : nullptr;
   }
   return layers;
 }

@@ -76,18 +76,22 @@ class BackwardLayer {
     if (p_.split_units) team_.sync();  // the product reads the d_a of all units
     const Range columns{units_.begin * L::panel_blocks / panel_vecs,
                         (units_.end * L::panel_blocks + panel_vecs - 1) / panel_vecs};
-    multiply<V>(L::left(d_a, L::h, p_.hidden), p_.panels + at_.h, padded(), columns, rows_,
-                Rows<T>{p_.dh, padded()}, L::spec.direct);
+    Left<T> left = L::left(d_a, L::h, p_.hidden);
+    const T* panels = p_.panels + at_.h;
+    if (rows_.size() == 1) {
+      left.data += rows_.begin * left.row;
+      multiply_row<V>(left, panels, padded(), columns, p_.dh + rows_.begin * padded(),
+                      L::spec.direct, s % 2 == 1);
+    } else {
+      multiply<V>(left, panels, padded(), columns, rows_, Rows<T>{p_.dh, padded()}, L::spec.direct);
+    }
   }
 
   // The cell's backward on one vector of units of one row; `row` holds the saved gates, then d_a.
   FUSEDRNN_INLINE void apply(Index s, Index r, Index block, T* row) const {
     constexpr int states = L::spec.states;
     const Index unit = block * lanes, left = p_.hidden - unit;
-    const bool whole = left >= lanes;
-    const auto load = [&](const T* units) {
-      return whole ? V::load(units + unit) : V::load_partial(units + unit, int(left));
-    };
+    const auto load = [&](const T* units) { return load_up_to<V>(units + unit, left); };
     const Index time_row = p_.time(s) * p_.batch + r, padded_row = r * padded() + unit;
     V saved[S], previous[states], next[states], d_state[states], d_a[S];
     if constexpr (L::spec.saves) {
@@ -109,7 +113,7 @@ class BackwardLayer {
     FUSEDRNN_UNROLL
     for (int q = 0; q < S; ++q) {
       // Padding stays zero even where a NaN or an infinity ran through it.
-      if (!whole) d_a[q] = keep_first(d_a[q], int(left));
+      if (left < lanes) d_a[q] = keep_first(d_a[q], int(left));
       d_a[q].store(row + q * lanes);
     }
   }

@@ -24,7 +24,9 @@ class ForwardLayer {
         blocks_(L::blocks(layer.hidden)),
         gates_row_(L::gates_row(layer.hidden)),
         rows_(p_.split_units ? Range{0, p_.batch} : share_of(p_.batch, 1, team.rank, team.size)),
-        panels_(p_.split_units ? unit_share() : Range{0, L::panels(p_.hidden)}) {}
+        panels_(p_.split_units ? unit_share() : Range{0, L::panels(p_.hidden)}),
+        turns_(panels_.size() * L::panel_blocks * L::h_block(p_.hidden) * Index(sizeof(T)) >
+               l1_bytes) {}
 
   void run() const {
     if constexpr (L::spec.states > 1) enter_state();
@@ -83,6 +85,7 @@ class ForwardLayer {
 
   // One time step of this thread's rows and panels.
   void step(Index s, T* gates) const {
+    if (p_.batch == 1) return row_step(s, gates);
     const Rows<const T> h = h_before(s);
     const Rows<T> y{p_.y.row(p_.time(s) * p_.batch), p_.y.stride};
     for_panels<V, L::panel_blocks>(panels_, blocks_, [&]<int Blocks>(Index p) {
@@ -93,6 +96,60 @@ class ForwardLayer {
         tile<R, Blocks, false>(s, p * L::panel_blocks, r, h, y, gates);
       });
     });
+  }
+
+  // The same for the only row of a batch. Where R does not fit in L1, every other step goes through
+  // the panels backwards: those that were read last are still in cache. (Where it fits, that would
+  // only make the step wait for the h that was computed last.)
+  void row_step(Index s, T* gates) const {
+    if (rows_.size() == 0) return;
+    for_row_panels<V, L::panel_blocks>(
+        panels_, blocks_, turns_ && s % 2 == 1, [&]<int P, int Blocks>(Index p) {
+          if constexpr (L::spec.saves) {
+            if (p_.keeps_gates) return row_tile<P, Blocks, true>(s, p * L::panel_blocks, gates);
+          }
+          row_tile<P, Blocks, false>(s, p * L::panel_blocks, gates);
+        });
+  }
+
+  // The first sum of a slot that takes up R h, in a tile of several blocks: W x + b, or b alone.
+  static FUSEDRNN_INLINE V first_sum(int v, const T* gate, const T* bias) {
+    const int slot = L::h.first + v % L::h.count;
+    const Index at = (v / L::h.count * S + slot) * lanes;
+    return V::load((L::x.contains(slot) ? gate : bias) + at);
+  }
+
+  // The h slots of P panels of units of the only row. Its h also goes from step to step in whole
+  // vectors, apart from y: the next step's loads would have to wait for a masked store.
+  template <int P, int Blocks, bool Keep>
+  FUSEDRNN_INLINE void row_tile(Index s, Index block, T* gates) const {
+    constexpr int HS = L::h.count, N = Blocks * HS;
+    const T* h = s == 0 ? p_.h_0 : p_.h + s % 2 * padded();
+    T* h_next = p_.h + (s + 1) % 2 * padded();
+    T* y = p_.y.row(p_.time(s));
+    T* gate = gates + L::block_row(block);
+    const T* bias = p_.panels + at_.bias + L::block_row(block);
+    V acc[P][N];
+    FUSEDRNN_UNROLL
+    for (int v = 0; v < P * N; ++v) acc[v / N][v % N] = first_sum(v, gate, bias);
+    const Index block_size = L::h_block(p_.hidden);
+    accumulate_row(acc, h, p_.panels + at_.h + block * block_size, Blocks * block_size, p_.hidden);
+    alignas(64) T sums[P * N * lanes];
+    FUSEDRNN_UNROLL
+    for (int v = 0; v < P * N; ++v) acc[v / N][v % N].store(sums + v * lanes);
+    for (int b = 0; b < P * Blocks; ++b) {
+      T* row = gate + b * S * lanes;
+      V a[S];
+      load_slots(a, sums + b * HS * lanes, row);
+      apply<Keep>(s, a, block + b, 0, h, y, row, h_next);
+    }
+  }
+
+  // The slots of one block: those that take up R h from `sums`, the others from its gates.
+  static FUSEDRNN_INLINE void load_slots(V (&a)[S], const T* sums, const T* row) {
+    FUSEDRNN_UNROLL
+    for (int q = 0; q < S; ++q)
+      a[q] = V::load(L::h.contains(q) ? sums + (q - L::h.first) * lanes : row + q * lanes);
   }
 
   // A register tile: R rows x the h slots of `Blocks` blocks of units, then the cell.
@@ -106,11 +163,7 @@ class ForwardLayer {
     FUSEDRNN_UNROLL
     for (int m = 0; m < R; ++m) {
       FUSEDRNN_UNROLL
-      for (int v = 0; v < Blocks * HS; ++v) {
-        const int slot = L::h.first + v % HS;
-        const Index at = (v / HS * S + slot) * lanes;
-        acc[m][v] = V::load(L::x.contains(slot) ? gate + m * gates_row_ + at : bias + at);
-      }
+      for (int v = 0; v < Blocks * HS; ++v) acc[m][v] = first_sum(v, gate + m * gates_row_, bias);
     }
     accumulate(acc, h.row(r), h.stride, 1, p_.panels + at_.h + block * L::h_block(p_.hidden),
                Blocks * HS * lanes, p_.hidden);
@@ -125,28 +178,23 @@ class ForwardLayer {
       const int m = i / Blocks, b = i % Blocks;
       T* row = gate + m * gates_row_ + b * S * lanes;
       V a[S];
-      FUSEDRNN_UNROLL
-      for (int q = 0; q < S; ++q)
-        a[q] =
-            V::load(L::h.contains(q) ? sums + (i * HS + q - L::h.first) * lanes : row + q * lanes);
-      apply<Keep>(s, a, block + b, r + m, h, y, row);
+      load_slots(a, sums + i * HS * lanes, row);
+      apply<Keep>(s, a, block + b, r + m, h.row(r + m), y.row(r + m), row, nullptr);
     }
   }
 
-  // The cell on one vector of units of one row: states in, states and saved activations out.
+  // The cell on one vector of units of row r: states in, states and saved activations out. `row`
+  // holds its gates; h_next, where given, takes up whole vectors of h as well.
   template <bool Keep>
-  FUSEDRNN_INLINE void apply(Index s, const V (&a)[S], Index block, Index r, Rows<const T> h,
-                             Rows<T> y, T* row) const {
+  FUSEDRNN_INLINE void apply(Index s, const V (&a)[S], Index block, Index r, const T* h, T* y,
+                             T* row, T* h_next) const {
     const Index unit = block * lanes, left = p_.hidden - unit;
-    const bool whole = left >= lanes;
     V previous[L::spec.states], next[L::spec.states], saved[S];
-    previous[0] = whole ? V::load(h.row(r) + unit) : V::load_partial(h.row(r) + unit, int(left));
+    previous[0] = load_up_to<V>(h + unit, left);
     if constexpr (L::spec.states > 1) previous[1] = V::load(c(s) + r * padded() + unit);
     Cell::forward(a, previous, next, saved);
-    if (whole)
-      next[0].store(y.row(r) + unit);
-    else
-      next[0].store_partial(y.row(r) + unit, int(left));
+    store_up_to(next[0], y + unit, left);
+    if (h_next != nullptr) next[0].store(h_next + unit);
     if constexpr (L::spec.states > 1) next[1].store(c(s + 1) + r * padded() + unit);
     if constexpr (Keep) {
       FUSEDRNN_UNROLL
@@ -188,6 +236,7 @@ class ForwardLayer {
   const typename L::Forward at_;
   const Index blocks_, gates_row_;
   const Range rows_, panels_;
+  const bool turns_;
 };
 
 template <class Cell, class V, class T = typename V::Scalar>

@@ -31,6 +31,9 @@ FUSEDRNN_INLINE void transpose(V (&rows)[n]) {
 // AVX-512: enough chains to hide the latency of fma, and fewer loads than products.
 constexpr int panel_vecs = 4;
 
+// The first-level data cache of most machines, or the larger part of it.
+constexpr Index l1_bytes = 32 << 10;
+
 template <class V>
 constexpr int tile_rows(int vecs) {
   // Beyond 6 rows a narrow tile gains nothing, and each height is code.
@@ -69,6 +72,22 @@ FUSEDRNN_INLINE void accumulate(V (&acc)[R][N], const T* a, Index a_row, Index a
   }
 }
 
+// acc[p][v] += sum_k a[k] b_p[k, v] for one row and `P` panels that stand `panel` apart: one row
+// makes few sums of one panel, and each fma waits for the one before.
+template <class V, int P, int N, class T = typename V::Scalar>
+FUSEDRNN_INLINE void accumulate_row(V (&acc)[P][N], const T* a, const T* b, Index panel,
+                                    Index depth) {
+  for (Index k = 0; k < depth; ++k, b += N * V::lanes) {
+    const V x(a[k]);
+    FUSEDRNN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      FUSEDRNN_UNROLL
+      for (int v = 0; v < N; ++v)
+        acc[p][v] = fma(x, V::load(b + p * panel + v * V::lanes), acc[p][v]);
+    }
+  }
+}
+
 // Calls body.operator()<rows>(first) for consecutive tiles of at most Max rows that cover `range`.
 // Their heights differ by one at most, so no thin tile is left over.
 template <class V, int Max, class Body>
@@ -98,6 +117,23 @@ FUSEDRNN_INLINE void for_panels(Range range, Index vectors, const Body& body) {
   }
 }
 
+// The same for a single row: calls body.operator()<panels, vecs>(panel) for two full panels at
+// once, as long as there are two, from the last to the first if `descending`.
+template <class V, int Full, class Body>
+FUSEDRNN_INLINE void for_row_panels(Range range, Index vectors, bool descending, const Body& body) {
+  const Index full = vectors / Full < range.end ? vectors / Full : range.end;
+  const Index pairs = full > range.begin ? (full - range.begin) / 2 : 0;
+  const Index single = range.begin + 2 * pairs;
+  const auto singles = [&] {
+    for_panels<V, Full>({single, range.end}, vectors,
+                        [&]<int N>(Index p) { body.template operator()<1, N>(p); });
+  };
+  if (descending) singles();
+  for (Index i = 0; i < pairs; ++i)
+    body.template operator()<2, Full>(range.begin + 2 * (descending ? pairs - 1 - i : i));
+  if (!descending) singles();
+}
+
 // The left operand of a product: element k of row r stands `r * row + k * step` from `data`, or,
 // where k counts through several runs of `length`, in run i `i * gap` further on (the slots of d_a
 // that belong to one product).
@@ -114,38 +150,49 @@ FUSEDRNN_INLINE Left<T> left_of(Rows<const T> a, Index depth) {
   return {a.data, a.stride, 1, 1, depth, 0};
 }
 
+// The first n elements, or the whole vector where there are more. What is not loaded is zero.
+template <class V, class T = typename V::Scalar>
+FUSEDRNN_INLINE V load_up_to(const T* p, Index n) {
+  return n >= V::lanes ? V::load(p) : V::load_partial(p, static_cast<int>(n));
+}
+template <class V, class T = typename V::Scalar>
+FUSEDRNN_INLINE void store_up_to(V v, T* p, Index n) {
+  if (n >= V::lanes)
+    v.store(p);
+  else
+    v.store_partial(p, static_cast<int>(n));
+}
+
 // One panel of a product: c[r, :] = init[r, :] + a[r, :] panel for r in `rows`. `init` with stride
 // 0 is one row for all (a bias, zeros); it may be c. Of the N * lanes columns only the first
 // `width` exist in c and, unless its stride is 0, in init.
 template <class V, int N, class T = typename V::Scalar>
 void multiply_panel(Left<T> a, const T* panel, Rows<const T> init, Range rows, Rows<T> c,
                     Index width) {
+  const bool whole = width >= N * V::lanes, all = whole || init.stride == 0;
   const auto columns = [&](int v) { return static_cast<int>(width - v * V::lanes); };
-  const auto load = [&](Index r, int v) {
-    const T* p = init.row(r) + v * V::lanes;
-    return init.stride == 0 || columns(v) >= V::lanes ? V::load(p) : V::load_partial(p, columns(v));
-  };
   for_tiles<V, tile_rows<V>(N)>(rows, [&]<int R>(Index r) {
     V acc[R][N];
-    FUSEDRNN_UNROLL
-    for (int m = 0; m < R; ++m) {
+    const auto each = [&](const auto& body) {
       FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) acc[m][v] = load(r + m, v);
-    }
+      for (int m = 0; m < R; ++m) {
+        FUSEDRNN_UNROLL
+        for (int v = 0; v < N; ++v) body(m, v);
+      }
+    };
+    const auto from = [&](int m, int v) { return init.row(r + m) + v * V::lanes; };
+    const auto to = [&](int m, int v) { return c.row(r + m) + v * V::lanes; };
+    if (all)
+      each([&](int m, int v) { acc[m][v] = V::load(from(m, v)); });
+    else
+      each([&](int m, int v) { acc[m][v] = load_up_to<V>(from(m, v), columns(v)); });
     const T* b = panel;
     for (Index i = 0; i < a.runs; ++i, b += a.length * N * V::lanes)
       accumulate(acc, a.data + r * a.row + i * a.gap, a.row, a.step, b, N * V::lanes, a.length);
-    FUSEDRNN_UNROLL
-    for (int m = 0; m < R; ++m) {
-      FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) {
-        T* p = c.row(r + m) + v * V::lanes;
-        if (columns(v) >= V::lanes)
-          acc[m][v].store(p);
-        else
-          acc[m][v].store_partial(p, columns(v));
-      }
-    }
+    if (whole)
+      each([&](int m, int v) { acc[m][v].store(to(m, v)); });
+    else
+      each([&](int m, int v) { store_up_to(acc[m][v], to(m, v), columns(v)); });
   });
 }
 
@@ -167,6 +214,24 @@ void multiply(Left<T> a, const T* panels, Index columns, Range range, Range rows
   });
 }
 
+// multiply() for a single row and whole vectors of columns; from the last panel to the first if
+// `descending`.
+template <class V, class T = typename V::Scalar>
+void multiply_row(Left<T> a, const T* panels, Index columns, Range range, T* c, bool add,
+                  bool descending) {
+  for_row_panels<V, panel_vecs>(range, columns / V::lanes, descending, [&]<int P, int N>(Index p) {
+    T* out = c + p * panel_vecs * V::lanes;
+    V acc[P][N];
+    FUSEDRNN_UNROLL
+    for (int v = 0; v < P * N; ++v) acc[v / N][v % N] = add ? V::load(out + v * V::lanes) : V(T(0));
+    const T* b = panels + p * panel_vecs * V::lanes * a.depth();
+    for (Index i = 0; i < a.runs; ++i, b += a.length * N * V::lanes)
+      accumulate_row(acc, a.data + i * a.gap, b, N * V::lanes * a.depth(), a.length);
+    FUSEDRNN_UNROLL
+    for (int v = 0; v < P * N; ++v) acc[v / N][v % N].store(out + v * V::lanes);
+  });
+}
+
 // Rows `range` of a right operand of `depth` rows, into the layout that multiply() reads:
 // panels[p][k][lane] = source(k)[column], zero beyond `columns`. A null source is a row of zeros.
 template <class V, class Source, class T = typename V::Scalar>
@@ -180,10 +245,8 @@ void pack_columns(Index depth, Range range, Index columns, T* panels, const Sour
           const T* row = source(k);
           FUSEDRNN_UNROLL
           for (int v = 0; v < N; ++v) {
-            const Index at = first + v * V::lanes, left = columns - at;
-            const V values = row == nullptr     ? V(T(0))
-                             : left >= V::lanes ? V::load(row + at)
-                                                : V::load_partial(row + at, static_cast<int>(left));
+            const Index at = first + v * V::lanes;
+            const V values = row == nullptr ? V(T(0)) : load_up_to<V>(row + at, columns - at);
             values.store(out + v * V::lanes);
           }
         }

@@ -72,6 +72,7 @@ struct LayerForward : LayerShape {
   Index chunk;       // time steps whose W x is computed at once
   T* gates;          // keeps_gates: [T*B, S*Hp], by time; else [chunk*B, S*Hp]
   T* c;              // training: [T + 1, B, Hp], by step; else [B, Hp]
+  T* h;              // B = 1: scratch [2, Hp], h before and after a step in turn
 };
 
 template <class T>

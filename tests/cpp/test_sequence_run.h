@@ -81,7 +81,7 @@ class LayerRun {
   void run_forward(bool training) {
     const Index state = p.batch * p.hidden;
     Guarded<T> scratch(division.forward_chunk * p.batch * sizes.gates_row);
-    Guarded<T> running_c(p.batch * sizes.padded_hidden);
+    Guarded<T> running_c(p.batch * sizes.padded_hidden), h(p.batch == 1 ? 2 * running_c.size() : 0);
     Guarded<T> y(p.steps * p.batch * 2 * p.hidden), h_n(state), c_n(spec.states > 1 ? state : 0);
     Guarded<T>&gates = training && spec.saves ? saved : scratch, &c = training ? kept_c : running_c;
     auto layer = shape<LayerForward<T>>();
@@ -97,11 +97,12 @@ class LayerRun {
     layer.chunk = division.forward_chunk;
     layer.gates = gates.data();
     layer.c = c.data();
+    layer.h = h.data();
     call(kernels.forward, layer);
     results.y = narrowed(y);
     results.h_n = h_n.values();
     results.c_n = c_n.values();
-    check({&gates, &c, &y, &h_n, &c_n, &forward_panels});
+    check({&gates, &c, &h, &y, &h_n, &c_n, &forward_panels});
   }
 
   void run_backward() {
