@@ -238,7 +238,7 @@ Index Schedule::part_steps(const Problem& problem) {
 template <class T>
 Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> parameters)
     : model_(model),
-      kernels_(isa().kernels->cell<T>(model.cell)),
+      kernels_(kernels_for<T>(model.cell, model.hidden)),
       parameters_(std::move(parameters)) {
   forward_ = pack(&LayerSizes::forward_panels, kernels_.pack_forward);
 }

@@ -57,12 +57,31 @@ const Isa& choose_isa(const std::string& forced) {
   return *best;
 }
 
+namespace {
+std::string forced_isa() {
+  const char* forced = std::getenv("FUSEDRNN_ISA");
+  return forced == nullptr ? "" : forced;
+}
+}  // namespace
+
 const Isa& isa() {
-  static const Isa& chosen = [&]() -> const Isa& {
-    const char* forced = std::getenv("FUSEDRNN_ISA");
-    return choose_isa(forced == nullptr ? "" : forced);
-  }();
+  static const Isa& chosen = choose_isa(forced_isa());
   return chosen;
 }
+
+template <class T>
+const CellKernels<T>& kernels_for(int cell, Index hidden) {
+  static const bool forced = !forced_isa().empty();
+  const CellKernels<T>* kernels = &isa().kernels->cell<T>(cell);
+  const auto lanes = [](const CellKernels<T>& k) { return k.sizes(1, 1).padded_hidden; };
+  for (auto isa = compiled_isas().rbegin(); !forced && isa != compiled_isas().rend(); ++isa) {
+    const CellKernels<T>& narrower = isa->kernels->cell<T>(cell);
+    if (2 * hidden > lanes(*kernels) || lanes(narrower) == 1) break;
+    if (isa->available) kernels = &narrower;
+  }
+  return *kernels;
+}
+template const CellKernels<float>& kernels_for(int cell, Index hidden);
+template const CellKernels<double>& kernels_for(int cell, Index hidden);
 
 }  // namespace fusedrnn

@@ -25,4 +25,10 @@ const Isa& choose_isa(const std::string& forced);
 // The ISA in use, by the environment variable FUSEDRNN_ISA; decided at the first call.
 const Isa& isa();
 
+// The kernels for layers of `hidden` units: those of isa(), or, where these would leave half of
+// their only vector empty, those of the widest available ISA that does not. FUSEDRNN_ISA forbids
+// the latter.
+template <class T>
+const CellKernels<T>& kernels_for(int cell, Index hidden);
+
 }  // namespace fusedrnn

@@ -2,8 +2,9 @@
 // registers while the common dimension k runs.
 //
 // A panel is a block of columns of the right operand, stored [k][Vecs * lanes], so that a tile
-// reads it front to back. Each element of a product is one chain of fma over ascending k, whatever
-// the tile, so a result does not depend on how rows are divided among tiles and threads.
+// reads it front to back. In which order an element of a product is summed up depends on its
+// panel's width, never on the tile's height, so a result does not depend on how rows are divided
+// among tiles and threads.
 #pragma once
 
 #include "layer.h"
@@ -40,36 +41,61 @@ constexpr int tile_rows(int vecs) {
   return V::accumulators / vecs < 6 ? V::accumulators / vecs : 6;
 }
 
-// acc[m][v] += sum_k a[m, k] b[k, v], k < depth. a[m, k] stands at m * a_row + k * a_step. The
-// shorter side of the tile is held in registers, the longer one streams through one.
+// Sums that one element of a product is dealt out to, so that narrow tiles don't wait for their
+// fma: as many as the registers of the highest tile hold. It does not depend on the height of a
+// tile, lest results depend on the batch.
+template <class V>
+constexpr int chains(int vecs) {
+  return V::accumulators / (tile_rows<V>(vecs) * vecs);
+}
+
+// One step of accumulate(): acc[m][v] += a[m] b[v]. The shorter side of the tile is held in
+// registers, the longer one streams through one.
+template <class V, int R, int N, class T = typename V::Scalar>
+FUSEDRNN_INLINE void accumulate_one(V (&acc)[R][N], const T* a, Index a_row, const T* b) {
+  if constexpr (R < N) {
+    V x[R];
+    FUSEDRNN_UNROLL
+    for (int m = 0; m < R; ++m) x[m] = V(a[m * a_row]);
+    FUSEDRNN_UNROLL
+    for (int v = 0; v < N; ++v) {
+      const V w = V::load(b + v * V::lanes);
+      FUSEDRNN_UNROLL
+      for (int m = 0; m < R; ++m) acc[m][v] = fma(x[m], w, acc[m][v]);
+    }
+  } else {
+    V w[N];
+    FUSEDRNN_UNROLL
+    for (int v = 0; v < N; ++v) w[v] = V::load(b + v * V::lanes);
+    FUSEDRNN_UNROLL
+    for (int m = 0; m < R; ++m) {
+      const V x(a[m * a_row]);
+      FUSEDRNN_UNROLL
+      for (int v = 0; v < N; ++v) acc[m][v] = fma(x, w[v], acc[m][v]);
+    }
+  }
+}
+
+// acc[m][v] += sum_k a[m, k] b[k, v], k < depth. a[m, k] stands at m * a_row + k * a_step.
 template <class V, int R, int N, class T = typename V::Scalar>
 FUSEDRNN_INLINE void accumulate(V (&acc)[R][N], const T* a, Index a_row, Index a_step, const T* b,
                                 Index b_step, Index depth) {
-  for (Index k = 0; k < depth; ++k) {
-    if constexpr (R < N) {
-      V x[R];
+  constexpr int C = chains<V>(N);
+  if constexpr (C > 1) {
+    V sums[C][R][N];
+    FUSEDRNN_UNROLL
+    for (int i = 0; i < C * R * N; ++i) sums[i / (R * N)][i / N % R][i % N] = V(T(0));
+    for (; depth >= C; depth -= C, a += C * a_step, b += C * b_step) {
       FUSEDRNN_UNROLL
-      for (int m = 0; m < R; ++m) x[m] = V(a[m * a_row]);
-      FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) {
-        const V w = V::load(b + v * V::lanes);
-        FUSEDRNN_UNROLL
-        for (int m = 0; m < R; ++m) acc[m][v] = fma(x[m], w, acc[m][v]);
-      }
-    } else {
-      V w[N];
-      FUSEDRNN_UNROLL
-      for (int v = 0; v < N; ++v) w[v] = V::load(b + v * V::lanes);
-      FUSEDRNN_UNROLL
-      for (int m = 0; m < R; ++m) {
-        const V x(a[m * a_row]);
-        FUSEDRNN_UNROLL
-        for (int v = 0; v < N; ++v) acc[m][v] = fma(x, w[v], acc[m][v]);
-      }
+      for (int c = 0; c < C; ++c) accumulate_one(sums[c], a + c * a_step, a_row, b + c * b_step);
     }
-    a += a_step;
-    b += b_step;
+    FUSEDRNN_UNROLL
+    for (int c = 0; c < C; ++c) {
+      FUSEDRNN_UNROLL
+      for (int i = 0; i < R * N; ++i) acc[i / N][i % N] = acc[i / N][i % N] + sums[c][i / N][i % N];
+    }
   }
+  for (; depth > 0; --depth, a += a_step, b += b_step) accumulate_one(acc, a, a_row, b);
 }
 
 // acc[p][v] += sum_k a[k] b_p[k, v] for one row and `P` panels that stand `panel` apart: one row
@@ -77,6 +103,8 @@ FUSEDRNN_INLINE void accumulate(V (&acc)[R][N], const T* a, Index a_row, Index a
 template <class V, int P, int N, class T = typename V::Scalar>
 FUSEDRNN_INLINE void accumulate_row(V (&acc)[P][N], const T* a, const T* b, Index panel,
                                     Index depth) {
+  if constexpr (P == 1) return accumulate(acc, a, 0, 1, b, N * V::lanes, depth);
+  static_assert(P == 1 || chains<V>(N) == 1, "summed up in the same order as by accumulate()");
   for (Index k = 0; k < depth; ++k, b += N * V::lanes) {
     const V x(a[k]);
     FUSEDRNN_UNROLL
