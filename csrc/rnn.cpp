@@ -15,6 +15,7 @@ constexpr Index chunk_bytes = 128 << 10;
 constexpr Index backward_rows = 256;
 
 // Panels of less than this are packed by one thread: in the time that a team takes to start.
+// (It packs about 10 bytes in a nanosecond, and waits an eighth of that time for its team.)
 constexpr Index bytes_worth_a_team = 256 << 10;
 
 Index steps_for_rows(Index rows, const Problem& problem) {
@@ -224,7 +225,9 @@ Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes&
            model.layers,
            model.directions,
            (problem.steps + part_ - 1) / part_};
-  plan_ = plan(work_, num_threads());
+  plan_ = plan(work_, careful() ? 1 : num_threads());
+  // An eighth of what one thread takes: then a team that comes late has cost little.
+  patience_ = static_cast<std::int64_t>(estimate(work_, 1, Split::rows) * 1000 / 8);
 }
 
 Index Schedule::part_steps(const Problem& problem) {
@@ -251,11 +254,14 @@ auto Weights<T>::pack(Index LayerSizes::* size, Packer packer) const -> Panels {
     const Index n = kernels_.sizes(model_.layer_input(i / model_.directions), model_.hidden).*size;
     bytes += panels.emplace_back(n).bytes();
   }
-  parallel(bytes < bytes_worth_a_team ? 1 : num_threads(), [&](Team team) noexcept {
-    for (int i = 0; i < model_.count(); ++i)
-      packer(model_.layer_input(i / model_.directions), model_.hidden, parameters_[i],
-             panels[i].data(), team);
-  });
+  parallel(
+      bytes < bytes_worth_a_team ? 1 : num_threads(),
+      [&](Team team) noexcept {
+        for (int i = 0; i < model_.count(); ++i)
+          packer(model_.layer_input(i / model_.directions), model_.hidden, parameters_[i],
+                 panels[i].data(), team);
+      },
+      bytes / 80);
   return panels;
 }
 

@@ -35,7 +35,7 @@ class Schedule {
         wavefront(order, team, layer, finish);
       else
         one_by_one(order, team, split == Split::units, barriers, layer, finish);
-    });
+    }, patience_);
   }
 
  private:
@@ -96,6 +96,7 @@ class Schedule {
   Index part_;  // steps
   Work work_;
   Plan plan_;
+  std::int64_t patience_;  // with workers that have not begun, in nanoseconds
 };
 
 }  // namespace fusedrnn

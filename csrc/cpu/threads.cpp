@@ -39,13 +39,47 @@ class Backoff {
       std::this_thread::yield();
     }
   }
+  bool yields() const { return pauses_ == kPausesBeforeYield; }
 
  private:
   static constexpr int kPausesBeforeYield = 300;
   int pauses_ = 0;
 };
 
+using Clock = std::chrono::steady_clock;
+using Ticks = std::int64_t;  // nanoseconds of Clock
+
+Ticks now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+      .count();
+}
+
+// ---- Other work on our CPUs ---------------------------------------------------------------------
+
+// A thread that loses its CPU gets it back after a time slice of about 3 ms; steps between two
+// barriers are not that uneven. So a wait of this length tells the two apart.
+constexpr Ticks kHeldUp = 1'000'000;
+// How long the pool is careful afterwards, the first time and at most. Each try costs a time slice.
+constexpr Ticks kFirstCare = 20'000'000, kLongestCare = 1'280'000'000;
+
+constinit std::atomic<Ticks> careful_until{0}, last_care{0};
+
+void take_care(Ticks time) {
+  // A relapse soon after the last one doubles the time.
+  const Ticks until = careful_until.load(std::memory_order_relaxed);
+  const Ticks before = last_care.load(std::memory_order_relaxed);
+  const bool relapse = time < until + before;
+  const Ticks care = relapse ? std::min(2 * before, kLongestCare) : kFirstCare;
+  last_care.store(care, std::memory_order_relaxed);
+  careful_until.store(time + care, std::memory_order_relaxed);
+}
+
 }  // namespace
+
+bool careful() {
+  const Ticks until = careful_until.load(std::memory_order_relaxed);
+  return until != 0 && now() < until;
+}
 
 Barrier::Barrier(int size) : size_(size), missing_(size) {}
 
@@ -58,7 +92,16 @@ void Barrier::wait() {
     return;
   }
   Backoff backoff;
-  while (generation_.load(std::memory_order_acquire) == generation) backoff.wait();
+  Ticks begin = 0;
+  bool held_up = false;
+  while (generation_.load(std::memory_order_acquire) == generation) {
+    backoff.wait();
+    if (!backoff.yields() || held_up) continue;
+    const Ticks time = now();
+    if (begin == 0) begin = time;
+    held_up = time - begin > kHeldUp;
+    if (held_up) take_care(time);
+  }
 }
 
 void Team::sync() const {
@@ -77,30 +120,36 @@ FlushDenormals::~FlushDenormals() { set_float_control(saved_); }
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // How long an idle worker spins before it sleeps: longer than the way from one call of a layer to
 // the next through Python (5 to 20 us), and no longer than waking a sleeper costs (about 50 us).
-constexpr auto kIdleSpin = std::chrono::microseconds(40);
+constexpr Ticks kIdleSpin = 40'000;
+// A caller who won't wait that long still wakes its workers if it called within this time: then it
+// probably calls again, and finds them awake.
+constexpr Ticks kSoon = 200'000;
 
-// One parallel region. Lives on the caller's stack: a worker's last touch is to lower `running`.
+// One parallel region. Lives on the caller's stack, until each worker that began has lowered
+// `running`, its last touch.
 struct Job {
+  Job(ParallelTask t, void* c, std::uint64_t control)
+      : task(t), context(c), float_control(control) {}
   ParallelTask task;
   void* context;
-  int size;
   std::uint64_t float_control;
-  Barrier barrier;
-  alignas(64) std::atomic<int> running;  // workers not done yet
+  std::optional<Barrier> barrier;
+  std::atomic<int> begun{0};             // workers that have taken the job
+  alignas(64) std::atomic<int> size{0};  // of the team; 0 until it is settled
+  alignas(64) std::atomic<int> running{0};  // workers not done yet
 };
 
-// A worker's mailbox. The caller moves it from either idle state to posted and the worker back, in
-// one atomic exchange each, so no wake-up is lost: whoever finds asleep knows that it must notify.
-enum class State : int { kIdle, kAsleep, kPosted };
+// A worker's mailbox. The caller moves it from either idle state to posted, in one atomic exchange, so
+// no wake-up is lost: whoever finds asleep knows that it must notify. From posted either the worker
+// moves on to working, or the caller, who waits no longer, takes the job back.
+enum class State : int { kIdle, kAsleep, kPosted, kWorking };
 
 struct alignas(64) Worker {
   std::atomic<State> state{State::kIdle};
-  int rank = 0;
-  Job* job = nullptr;  // read only when posted
+  int rank = 0;        // in its job's team; written before the team is settled
+  Job* job = nullptr;  // read only when working
 };
 
 // All zero at start, so it costs no memory before it is used, and has no destructor: at exit there
@@ -108,6 +157,7 @@ struct alignas(64) Worker {
 struct Pool {
   std::atomic<bool> busy{false};  // whoever sets it owns the rest
   int started = 0;                // workers[0, started) have a thread
+  Ticks last_call = 0;
   Worker workers[kMaxThreads - 1];
 };
 static_assert(std::is_trivially_destructible_v<Pool>);
@@ -124,17 +174,21 @@ void forget_workers() {
 // Registered when the library is loaded: later, a fork by another thread could come in between.
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, forget_workers);
 
+// Returns when there is a job that the worker has taken.
 Job& await_job(Worker& worker) {
-  Backoff backoff;
-  const auto bedtime = Clock::now() + kIdleSpin;
-  while (worker.state.load(std::memory_order_relaxed) == State::kIdle && Clock::now() < bedtime) {
-    backoff.wait();
+  for (;;) {
+    Backoff backoff;
+    const Ticks bedtime = now() + kIdleSpin;
+    while (worker.state.load(std::memory_order_relaxed) == State::kIdle && now() < bedtime) {
+      backoff.wait();
+    }
+    State found = State::kIdle;
+    if (worker.state.compare_exchange_strong(found, State::kAsleep)) {
+      worker.state.wait(State::kAsleep);
+    }
+    found = State::kPosted;
+    if (worker.state.compare_exchange_strong(found, State::kWorking)) return *worker.job;
   }
-  State found = State::kIdle;
-  if (worker.state.compare_exchange_strong(found, State::kAsleep)) {
-    worker.state.wait(State::kAsleep);
-  }
-  return *worker.job;
 }
 
 void* work(void* argument) {
@@ -142,8 +196,11 @@ void* work(void* argument) {
   inside_parallel = true;
   for (;;) {
     Job& job = await_job(worker);
+    job.begun.fetch_add(1, std::memory_order_relaxed);
+    Backoff backoff;
+    while (job.size.load(std::memory_order_acquire) == 0) backoff.wait();
     set_float_control(job.float_control);
-    job.task(job.context, Team{worker.rank, job.size, &job.barrier});
+    job.task(job.context, Team{worker.rank, job.size.load(), &*job.barrier});
     // Idle first: the caller may post again, or leave and take the job with it, after the second.
     worker.state.store(State::kIdle, std::memory_order_relaxed);
     job.running.fetch_sub(1, std::memory_order_release);
@@ -155,9 +212,14 @@ void post(Worker& worker, Job& job) {
   if (worker.state.exchange(State::kPosted) == State::kAsleep) worker.state.notify_one();
 }
 
-bool start(Worker& worker, int rank) {
+// Takes the job back from a worker that has not begun. False if it has.
+bool take_back(Worker& worker) {
+  State found = State::kPosted;
+  return worker.state.compare_exchange_strong(found, State::kIdle);
+}
+
+bool start(Worker& worker) {
   worker.state.store(State::kIdle, std::memory_order_relaxed);  // a fork may have left it otherwise
-  worker.rank = rank;
   pthread_t thread;
   if (pthread_create(&thread, nullptr, work, &worker) != 0) return false;
   pthread_detach(thread);
@@ -178,7 +240,7 @@ sigset_t block_signals() {
 int grow(int count) {
   if (pool.started < count) {
     const sigset_t before = block_signals();  // workers inherit the mask
-    while (pool.started < count && start(pool.workers[pool.started], pool.started + 1)) {
+    while (pool.started < count && start(pool.workers[pool.started])) {
       ++pool.started;
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -186,26 +248,50 @@ int grow(int count) {
   return std::min(pool.started, count);
 }
 
-void run_on_pool(int threads, ParallelTask task, void* context) {
+// Waits until `workers` have begun, no longer than the patience lasts.
+void await_workers(const Job& job, int workers, Ticks begin, Ticks patience) {
+  Backoff backoff;
+  while (job.begun.load(std::memory_order_relaxed) < workers &&
+         (patience == kAnyTime || now() - begin < patience)) {
+    backoff.wait();
+  }
+}
+
+void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) {
   const int workers = grow(threads - 1);
-  const int size = workers + 1;
-  Job job{task, context, size, float_control(), Barrier(size), workers};
-  for (int i = 0; i < workers; ++i) post(pool.workers[i], job);
-  task(context, Team{0, size, &job.barrier});
+  Job job(task, context, float_control());
+  const Ticks begin = now();
+  const bool wake = patience > kIdleSpin || begin - pool.last_call < kSoon;
+  pool.last_call = begin;
+  int posted = 0;
+  // A worker that is left asleep ends the team: its ranks are consecutive.
+  while (posted < workers &&
+         (wake || pool.workers[posted].state.load(std::memory_order_relaxed) != State::kAsleep)) {
+    post(pool.workers[posted++], job);
+  }
+  await_workers(job, posted, begin, patience);
+  int size = 1;
+  for (int i = 0; i < posted; ++i) {
+    if (!take_back(pool.workers[i])) pool.workers[i].rank = size++;
+  }
+  job.barrier.emplace(size);
+  job.running.store(size - 1, std::memory_order_relaxed);
+  job.size.store(size, std::memory_order_release);
+  task(context, Team{0, size, &*job.barrier});
   Backoff backoff;
   while (job.running.load(std::memory_order_acquire) != 0) backoff.wait();
 }
 
 }  // namespace
 
-void run_parallel(int threads, ParallelTask task, void* context) {
+void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* context) {
   const int size = std::min(threads, num_threads());
   const FlushDenormals flush;
   const bool nested = std::exchange(inside_parallel, true);
   if (size <= 1 || nested || pool.busy.exchange(true, std::memory_order_acquire)) {
     task(context, Team{});
   } else {
-    run_on_pool(size, task, context);
+    run_on_pool(size, patience, task, context);
     pool.busy.store(false, std::memory_order_release);
   }
   inside_parallel = nested;

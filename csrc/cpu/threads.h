@@ -20,7 +20,8 @@ inline constexpr int kMaxThreads = 1024;
 
 // A reusable barrier for `size` threads. wait() returns when all of them have called it; what they
 // wrote before is then visible to each. It spins briefly, then yields the CPU while it waits, so
-// that more threads than cores still make progress.
+// that more threads than cores still make progress. A long wait makes the pool careful(): probably
+// the other thread has no CPU.
 class Barrier {
  public:
   explicit Barrier(int size);
@@ -69,24 +70,34 @@ class FlushDenormals {
   const std::uint64_t saved_;
 };
 
+// Whether other work on the same CPUs has held up a barrier lately: then a team is slower than one
+// thread. True for 20 ms, and for longer each time that it happens again.
+bool careful();
+
+// How long parallel() waits for its workers to begin, in nanoseconds.
+inline constexpr std::int64_t kAnyTime = INT64_MAX;
+
 // parallel() for a body behind a pointer.
 using ParallelTask = void (*)(void* context, Team team) noexcept;
-void run_parallel(int threads, ParallelTask task, void* context);
+void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* context);
 
 // Runs body(team) on min(threads, num_threads()) threads at once and returns when all are done. The
 // caller is rank 0; denormals are flushed on every rank, which else takes the caller's control
 // register, rounding included. The body must not throw; the process ends if it does.
 //
-// The team is smaller where the system gives no more threads. It is the caller alone, rank 0 of 1,
-// inside another parallel(), and while another thread uses the pool: nobody waits for a turn.
+// The team is smaller where the system gives no more threads, and where workers have not begun
+// within `patience`: a sleeping one takes about 50 us, one without a CPU much longer. It is the
+// caller alone, rank 0 of 1, inside another parallel(), and while another thread uses the pool:
+// nobody waits for a turn.
 //
 // After fork() the child has a pool of its own. A body must not itself fork and then return in the
 // child, whose team is gone.
 template <class Body>
-void parallel(int threads, Body&& body) {
+void parallel(int threads, Body&& body, std::int64_t patience = kAnyTime) {
   using Target = std::remove_reference_t<Body>;
   run_parallel(
-      threads, [](void* context, Team team) noexcept { (*static_cast<Target*>(context))(team); },
+      threads, patience,
+      [](void* context, Team team) noexcept { (*static_cast<Target*>(context))(team); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 

@@ -172,6 +172,45 @@ TEST_CASE("barrier: writes before it are visible after it, also with more ranks 
   }
 }
 
+TEST_CASE("parallel: an impatient caller runs alone while its workers sleep, and later with them") {
+  const ThreadLimit limit(2);
+  REQUIRE(team_size(2) == 2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  int size = 0;
+  const auto call = [&] {
+    parallel(2, [&](Team team) noexcept { size = team.rank == 0 ? team.size : size; }, 0);
+  };
+  call();
+  CHECK(size == 1);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (size == 1 && std::chrono::steady_clock::now() < end) call();
+  CHECK(size == 2);
+}
+
+TEST_CASE("barrier: a wait of a time slice makes the pool careful for a while, longer each time") {
+  using Milliseconds = std::chrono::milliseconds;
+  const auto hold_up = [] {
+    Barrier barrier(2);
+    std::thread late([&] {
+      std::this_thread::sleep_for(Milliseconds(10));
+      barrier.wait();
+    });
+    barrier.wait();
+    late.join();
+  };
+  const auto carefree_after = [] {
+    const auto begin = std::chrono::steady_clock::now();
+    while (careful()) std::this_thread::sleep_for(Milliseconds(1));
+    return std::chrono::steady_clock::now() - begin;
+  };
+  carefree_after();
+  hold_up();
+  CHECK(careful());
+  CHECK(carefree_after() > Milliseconds(1));
+  hold_up();
+  CHECK(carefree_after() > Milliseconds(25));
+}
+
 TEST_CASE("barrier: serves threads that are not the pool's") {
   constexpr int kThreads = 3;
   Barrier barrier(kThreads);
