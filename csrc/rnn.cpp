@@ -19,6 +19,12 @@ Index steps_for_rows(Index rows, const Problem& problem) {
   return std::clamp<Index>((rows + batch - 1) / batch, 1, problem.steps);
 }
 
+// An empty batch costs no time, whatever its length.
+Problem to_solve(Problem problem) {
+  if (problem.batch == 0) problem.steps = 1;
+  return problem;
+}
+
 // One call of forward or backward: the sizes that its layers share.
 template <class T>
 struct Frame {
@@ -258,8 +264,7 @@ void Weights<T>::pack_backward() {
 template <class T>
 void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
              Tape<T>* tape) {
-  Problem problem = given;
-  if (problem.batch == 0) problem.steps = 1;  // an empty batch costs no time, whatever its length
+  const Problem problem = to_solve(given);
   const Frame<T> frame{weights, problem};
   Scratch scratch;
   if (tape != nullptr) prepare(*tape, frame, sequence);
@@ -275,6 +280,13 @@ void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>&
       frame.drop(tape->outputs[l].data(), tape->dropped[l].data(), l, steps, team);
   };
   frame.schedule.run(Order::forward, run_layer, finish);
+}
+
+template <class T>
+double estimated_us(const Weights<T>& weights, const Problem& problem) {
+  const Model& model = weights.model();
+  const LayerSizes sizes = weights.kernels().sizes(model.input, model.hidden);
+  return Schedule(model, to_solve(problem), sizes).estimated_us();
 }
 
 template <class T>
@@ -312,6 +324,7 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
 
 #define FUSEDRNN_INSTANTIATE(T)                                                           \
   template class Weights<T>;                                                              \
+  template double estimated_us(const Weights<T>&, const Problem&);                        \
   template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*); \
   template void backward(const Weights<T>&, Tape<T>&, const Gradients<T>&);
 FUSEDRNN_INSTANTIATE(float)

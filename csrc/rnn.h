@@ -104,6 +104,11 @@ template <class T>
 void forward(const Weights<T>& weights, const Problem& problem, const Sequence<T>& sequence,
              Tape<T>* tape);
 
+// What forward would take on one thread, in microseconds: an estimate, of no more than what
+// decides.
+template <class T>
+double estimated_us(const Weights<T>& weights, const Problem& problem);
+
 // Spends the tape: its gates become gradients.
 template <class T>
 void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& gradients);

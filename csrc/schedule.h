@@ -19,6 +19,9 @@ class Schedule {
   // Threads that run() asks for; it may get fewer.
   int threads() const { return plan_.threads; }
 
+  // The estimated time on one thread, in microseconds.
+  double estimated_us() const { return estimate(work_, 1, Split::rows); }
+
   // Time steps that are done before the next layer may begin, in a wavefront. They depend on the
   // problem only, so that sums over such parts are the same for every number of threads.
   static Index part_steps(const Problem& problem);

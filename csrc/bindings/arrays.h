@@ -269,13 +269,12 @@ inline bool separate_blocks(const py::array& a, const py::array& b) {
   return end(a) <= begin(b) || end(b) <= begin(a);
 }
 
-inline void check_apart(const py::array& out, Name name, const Inputs& inputs) {
+inline void check_apart(const py::array& out, Name name, const py::array& input, Name input_name) {
   // Decides the question for arrays of practice; beyond that effort the answer is yes.
   constexpr int effort = 10000;
-  for (const auto& [input_name, input] : inputs)
-    if (!input.is_none() && !separate_blocks(out, py::reinterpret_borrow<py::array>(input)) &&
-        py::bool_(py::module_::import("numpy").attr("may_share_memory")(out, input, effort)))
-      throw py::value_error(name.text() + ": must not share memory with " + input_name);
+  if (!separate_blocks(out, input) &&
+      py::bool_(py::module_::import("numpy").attr("may_share_memory")(out, input, effort)))
+    throw py::value_error(name.text() + ": must not share memory with " + input_name.text());
 }
 
 // A result of this shape (of the user's array); `out` may be None.
@@ -294,7 +293,9 @@ Result<T> make_result(py::handle out, Name name, const Shape& shape, bool swap,
   check_shape(target, name, shape);
   if (!target.writeable())
     throw py::value_error(name.text() + ": expected a writable array, got a read-only one");
-  check_apart(target, name, inputs);
+  for (const auto& [input_name, input] : inputs)
+    if (!input.is_none())
+      check_apart(target, name, py::reinterpret_borrow<py::array>(input), input_name);
   py::array view = swap ? Result<T>::swapped(target) : target;
   constexpr int plain = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
   const bool copied = (view.flags() & plain) != plain;

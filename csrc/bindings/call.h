@@ -64,6 +64,11 @@ inline Name part_name(Name name, int count, std::size_t i) {
   return count == 1 ? name : name.part(i);
 }
 
+inline py::object pack_state(const Few<py::object>& parts) {
+  if (parts.size() == 1) return parts[0];
+  return py::make_tuple(parts[0], parts[1]);
+}
+
 // A state or its gradient: as given, and in kernel order. Parts that weren't given are none.
 struct State {
   Few<py::object> given, parts;

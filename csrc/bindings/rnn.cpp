@@ -8,11 +8,6 @@
 namespace fusedrnn::bindings {
 namespace {
 
-py::object pack_state(const Few<py::object>& parts) {
-  if (parts.size() == 1) return parts[0];
-  return py::make_tuple(parts[0], parts[1]);
-}
-
 // f(), where a lack of memory inside the kernels' driver is reported as Python's MemoryError.
 template <class T, class F>
 void name_allocations(const Call<T>& call, const F& f) {
@@ -82,9 +77,10 @@ class TypedWeights final : public PackedWeights {
   py::tuple infer(py::handle x, py::handle state, bool batch_first, py::handle out) override {
     Call<T> call(model_, inputs(out), x, state, batch_first, out, StateUse::kInference);
     const Sequence<T> sequence = call.sequence();
+    const Problem problem{call.steps, call.batch, 0, {}};
     name_allocations(call, [&] {
-      const GilRelease release;
-      fusedrnn::forward<T>(*weights, {call.steps, call.batch, 0, {}}, sequence, nullptr);
+      const GilRelease release(estimated_us(*weights, problem) > gil_worth_us);
+      fusedrnn::forward<T>(*weights, problem, sequence, nullptr);
     });
     call.y.finish();
     return py::make_tuple(call.y.user, pack_state(call.last));

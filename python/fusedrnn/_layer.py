@@ -269,7 +269,7 @@ class Layer:
         MemoryError
             Where memory runs out.
         """
-        return self._weights.packed.infer(x, state, self.batch_first, None)
+        return self._weights._packed.infer(x, state, self._batch_first, None)
 
     def forward(self, x: Any, state: Any = None) -> tuple[Array, Any, Tape]:
         """Run the layer over a sequence in training: dropout acts, and a tape is kept.
