@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "schedule.h"
+#include "stream.h"
 
 namespace fusedrnn {
 namespace {
@@ -225,7 +226,15 @@ Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes&
            model.layers,
            model.directions,
            (problem.steps + part_ - 1) / part_};
-  plan_ = plan(work_, num_threads());
+  available_ = num_threads();
+  plan_ = plan(work_, available_);
+}
+
+void Schedule::follow_num_threads() {
+  const int available = num_threads();
+  if (available == available_) return;
+  available_ = available;
+  plan_ = plan(work_, available_);
 }
 
 Index Schedule::part_steps(const Problem& problem) {
@@ -290,6 +299,50 @@ double estimated_us(const Weights<T>& weights, const Problem& problem) {
 }
 
 template <class T>
+Stream<T>::Stream(const Weights<T>& weights, Index batch)
+    : model_(weights.model()),
+      kernels_(weights.kernels()),
+      state_size_(checked_product(model_.count(), checked_product(batch, model_.hidden))),
+      schedule_(model_, problem(batch), kernels_.sizes(model_.input, model_.hidden)) {
+  for (auto& state : states_)
+    for (int s = 0; s < model_.spec().states; ++s) state[s] = memory_.take_zeroed<T>(state_size_);
+  const Problem one_step = problem(batch);
+  const Frame<T> frame{weights, one_step};
+  const auto [h_0, c_0] = states_[0];
+  const auto [h_n, c_n] = states_[1];
+  layers_[0] = arrange_forward<T>(frame, {nullptr, h_0, c_0, nullptr, h_n, c_n}, nullptr, memory_);
+  layers_[1] = layers_[0];
+  for (int i = 0; i < model_.count(); ++i) {
+    LayerForward<T>& layer = layers_[1][i];
+    layer.h_0 = frame.state_of(h_n, i);
+    layer.c_0 = frame.state_of(c_n, i);
+    layer.h_n = frame.state_of(h_0, i);
+    layer.c_n = frame.state_of(c_0, i);
+  }
+}
+
+template <class T>
+void Stream<T>::use(const Weights<T>& weights) {
+  for (auto& layers : layers_)
+    for (int i = 0; i < model_.count(); ++i) layers[i].panels = weights.forward_panels(i);
+}
+
+template <class T>
+void Stream<T>::step(const T* x, T* y) {
+  std::vector<LayerForward<T>>& layers = layers_[now_];
+  layers.front().x.data = x;
+  layers.back().y.data = y;
+  schedule_.follow_num_threads();
+  const auto run_layer = [&](int l, int, Range, Team team, bool split_units) {
+    LayerForward<T> layer = layers[l];
+    layer.split_units = split_units;
+    kernels_.forward(layer, team);
+  };
+  schedule_.run(Order::forward, run_layer, [](int, Range, Team) {});
+  now_ = 1 - now_;
+}
+
+template <class T>
 void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& gradients) {
   const Problem& problem = tape.problem;
   const Frame<T> frame{weights, problem};
@@ -324,6 +377,7 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
 
 #define FUSEDRNN_INSTANTIATE(T)                                                           \
   template class Weights<T>;                                                              \
+  template class Stream<T>;                                                               \
   template double estimated_us(const Weights<T>&, const Problem&);                        \
   template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*); \
   template void backward(const Weights<T>&, Tape<T>&, const Gradients<T>&);

@@ -31,6 +31,7 @@ struct Model {
   Index layer_input(int layer) const { return layer == 0 ? input : width(); }
   int index(int layer, int direction) const { return layer * directions + direction; }
   int count() const { return layers * directions; }
+  bool operator==(const Model&) const = default;
 };
 
 // The weights of a model, packed for this machine. The arrays behind `parameters` must stay as they

@@ -19,6 +19,9 @@ class Schedule {
   // Threads that run() asks for; it may get fewer.
   int threads() const { return plan_.threads; }
 
+  // For a schedule that is kept: plans anew where the number of threads has been set meanwhile.
+  void follow_num_threads();
+
   // The estimated time on one thread, in microseconds.
   double estimated_us() const { return estimate(work_, 1, Split::rows); }
 
@@ -98,6 +101,7 @@ class Schedule {
 
   Index part_;  // steps
   Work work_;
+  int available_;  // threads, when the plan was made
   Plan plan_;
 };
 

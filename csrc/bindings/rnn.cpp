@@ -255,6 +255,14 @@ std::shared_ptr<PackedWeights> pack_typed(const Model& model, const py::list& pa
 
 }  // namespace
 
+template <class T>
+const Weights<T>* weights_of(const PackedWeights& packed) {
+  const auto* typed = dynamic_cast<const TypedWeights<T>*>(&packed);
+  return typed == nullptr ? nullptr : &*typed->weights;
+}
+template const Weights<float>* weights_of(const PackedWeights&);
+template const Weights<double>* weights_of(const PackedWeights&);
+
 int cell_index(const std::string& name) {
   std::string known;
   for (int i = 0; i < n_cells; ++i) {
