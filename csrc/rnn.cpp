@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "schedule.h"
+#include "stream.h"
 
 namespace fusedrnn {
 namespace {
@@ -21,6 +22,12 @@ constexpr Index bytes_worth_a_team = 256 << 10;
 Index steps_for_rows(Index rows, const Problem& problem) {
   const Index batch = std::max<Index>(problem.batch, 1);
   return std::clamp<Index>((rows + batch - 1) / batch, 1, problem.steps);
+}
+
+// An empty batch costs no time, whatever its length.
+Problem to_solve(Problem problem) {
+  if (problem.batch == 0) problem.steps = 1;
+  return problem;
 }
 
 // One call of forward or backward: the sizes that its layers share.
@@ -225,9 +232,19 @@ Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes&
            model.layers,
            model.directions,
            (problem.steps + part_ - 1) / part_};
-  plan_ = plan(work_, careful() ? 1 : num_threads());
+  available_ = usable_threads();
+  plan_ = plan(work_, available_);
   // An eighth of what one thread takes: then a team that comes late has cost little.
   patience_ = static_cast<std::int64_t>(estimate(work_, 1, Split::rows) * 1000 / 8);
+}
+
+int Schedule::usable_threads() { return careful() ? 1 : num_threads(); }
+
+void Schedule::follow_num_threads() {
+  const int available = usable_threads();
+  if (available == available_) return;
+  available_ = available;
+  plan_ = plan(work_, available_);
 }
 
 Index Schedule::part_steps(const Problem& problem) {
@@ -277,8 +294,7 @@ void Weights<T>::pack_backward() {
 template <class T>
 void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
              Tape<T>* tape) {
-  Problem problem = given;
-  if (problem.batch == 0) problem.steps = 1;  // an empty batch costs no time, whatever its length
+  const Problem problem = to_solve(given);
   const Frame<T> frame{weights, problem};
   Scratch scratch;
   if (tape != nullptr) prepare(*tape, frame, sequence);
@@ -294,6 +310,57 @@ void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>&
       frame.drop(tape->outputs[l].data(), tape->dropped[l].data(), l, steps, team);
   };
   frame.schedule.run(Order::forward, run_layer, finish);
+}
+
+template <class T>
+double estimated_us(const Weights<T>& weights, const Problem& problem) {
+  const Model& model = weights.model();
+  const LayerSizes sizes = weights.kernels().sizes(model.input, model.hidden);
+  return Schedule(model, to_solve(problem), sizes).estimated_us();
+}
+
+template <class T>
+Stream<T>::Stream(const Weights<T>& weights, Index batch)
+    : model_(weights.model()),
+      kernels_(weights.kernels()),
+      state_size_(checked_product(model_.count(), checked_product(batch, model_.hidden))),
+      schedule_(model_, problem(batch), kernels_.sizes(model_.input, model_.hidden)) {
+  for (auto& state : states_)
+    for (int s = 0; s < model_.spec().states; ++s) state[s] = memory_.take_zeroed<T>(state_size_);
+  const Problem one_step = problem(batch);
+  const Frame<T> frame{weights, one_step};
+  const auto [h_0, c_0] = states_[0];
+  const auto [h_n, c_n] = states_[1];
+  layers_[0] = arrange_forward<T>(frame, {nullptr, h_0, c_0, nullptr, h_n, c_n}, nullptr, memory_);
+  layers_[1] = layers_[0];
+  for (int i = 0; i < model_.count(); ++i) {
+    LayerForward<T>& layer = layers_[1][i];
+    layer.h_0 = frame.state_of(h_n, i);
+    layer.c_0 = frame.state_of(c_n, i);
+    layer.h_n = frame.state_of(h_0, i);
+    layer.c_n = frame.state_of(c_0, i);
+  }
+}
+
+template <class T>
+void Stream<T>::use(const Weights<T>& weights) {
+  for (auto& layers : layers_)
+    for (int i = 0; i < model_.count(); ++i) layers[i].panels = weights.forward_panels(i);
+}
+
+template <class T>
+void Stream<T>::step(const T* x, T* y) {
+  std::vector<LayerForward<T>>& layers = layers_[now_];
+  layers.front().x.data = x;
+  layers.back().y.data = y;
+  schedule_.follow_num_threads();
+  const auto run_layer = [&](int l, int, Range, Team team, bool split_units) {
+    LayerForward<T> layer = layers[l];
+    layer.split_units = split_units;
+    kernels_.forward(layer, team);
+  };
+  schedule_.run(Order::forward, run_layer, [](int, Range, Team) {});
+  now_ = 1 - now_;
 }
 
 template <class T>
@@ -331,6 +398,8 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
 
 #define FUSEDRNN_INSTANTIATE(T)                                                           \
   template class Weights<T>;                                                              \
+  template class Stream<T>;                                                               \
+  template double estimated_us(const Weights<T>&, const Problem&);                        \
   template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*); \
   template void backward(const Weights<T>&, Tape<T>&, const Gradients<T>&);
 FUSEDRNN_INSTANTIATE(float)

@@ -31,6 +31,7 @@ struct Model {
   Index layer_input(int layer) const { return layer == 0 ? input : width(); }
   int index(int layer, int direction) const { return layer * directions + direction; }
   int count() const { return layers * directions; }
+  bool operator==(const Model&) const = default;
 };
 
 // The weights of a model, packed for this machine. The arrays behind `parameters` must stay as they
@@ -105,6 +106,11 @@ struct Gradients {
 template <class T>
 void forward(const Weights<T>& weights, const Problem& problem, const Sequence<T>& sequence,
              Tape<T>* tape);
+
+// What forward would take on one thread, in microseconds: an estimate, of no more than what
+// decides.
+template <class T>
+double estimated_us(const Weights<T>& weights, const Problem& problem);
 
 // Spends the tape: its gates become gradients.
 template <class T>

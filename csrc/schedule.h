@@ -19,6 +19,12 @@ class Schedule {
   // Threads that run() asks for; it may get fewer.
   int threads() const { return plan_.threads; }
 
+  // For a schedule that is kept: plans anew where the number of usable threads has changed.
+  void follow_num_threads();
+
+  // The estimated time on one thread, in microseconds.
+  double estimated_us() const { return estimate(work_, 1, Split::rows); }
+
   // Time steps that are done before the next layer may begin, in a wavefront. They depend on the
   // problem only, so that sums over such parts are the same for every number of threads.
   static Index part_steps(const Problem& problem);
@@ -93,8 +99,11 @@ class Schedule {
                                    : Range{work_.steps - far, work_.steps - near};
   }
 
+  static int usable_threads();
+
   Index part_;  // steps
   Work work_;
+  int available_;  // threads, when the plan was made
   Plan plan_;
   std::int64_t patience_;  // with workers that have not begun, in nanoseconds
 };

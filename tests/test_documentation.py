@@ -64,6 +64,8 @@ def test_examples_are_found():
         "fusedrnn.reference",
         "fusedrnn._threads.set_num_threads",
         "fusedrnn._layer.Layer.edit_parameters",
+        "fusedrnn._layer.Layer.stream",
+        "fusedrnn._stream.Stream",
     } <= found
 
 
@@ -107,7 +109,7 @@ def functions() -> dict[str, FunctionType]:
     """The public functions and methods, with `__call__` and `__init__`'s class left to others."""
     found = {f"fusedrnn.{n}": getattr(fusedrnn, n) for n in fusedrnn.__all__}
     found |= {f"functional.{n}": getattr(functional, n) for n in functional.__all__}
-    for kind in LAYERS:
+    for kind in (*LAYERS, fusedrnn.Stream):
         members = inspect.getmembers(kind, inspect.isfunction)
         found |= {
             f"{kind.__name__}.{name}": member
@@ -140,7 +142,9 @@ def test_functions_describe_what_goes_in_and_comes_out(name):
         assert "Returns" in found
 
 
-@pytest.mark.parametrize("kind", [*LAYERS, functional.Weights], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [*LAYERS, fusedrnn.Stream, functional.Weights], ids=lambda k: k.__name__
+)
 def test_classes_describe_their_constructor(kind):
     doc, found = inspect.getdoc(kind), sections(kind)
     assert {"Parameters", "Attributes", "Raises", "Examples"} <= found
@@ -150,7 +154,8 @@ def test_classes_describe_their_constructor(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [(k, ()) for k in (*LAYERS, Parameters)] + [(fusedrnn.Tape, ("backward",))]
+    ("kind", "names"),
+    [(k, ()) for k in (*LAYERS, Parameters, fusedrnn.Stream)] + [(fusedrnn.Tape, ("backward",))],
 )
 def test_public_members_have_docstrings(kind, names):
     for name in [n for n in dir(kind) if not n.startswith("_")]:
@@ -246,7 +251,7 @@ def test_stubs_have_the_parameters_of_the_module():
 # What stubtest can't know. pybind11's classes have a metaclass, which is no promise; a Tape has no
 # constructor to call.
 ALLOWED = """
-fusedrnn\\._core\\.(PackedWeights|Tape)
+fusedrnn\\._core\\.(PackedWeights|Stream|Tape)
 fusedrnn\\._core\\.Tape\\.__init__
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ctypes
 import gc
 import pickle
@@ -274,7 +275,10 @@ def test_gradients_are_linear_in_what_comes_in():
 
 
 def padded(units: int, dtype: str) -> int:
-    lanes = max(VECTOR_BYTES[fusedrnn.info()["isa"]] // np.dtype(dtype).itemsize, 1)
+    isa = fusedrnn.info()["isa"]
+    lanes = max(VECTOR_BYTES[isa] // np.dtype(dtype).itemsize, 1)
+    if isa == "avx512" and not os.environ.get("FUSEDRNN_ISA") and 2 * units <= lanes:
+        lanes //= 2  # few units run on the kernels of AVX2
     return -(-units // lanes) * lanes
 
 

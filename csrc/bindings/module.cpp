@@ -11,6 +11,7 @@
 #include "arrays.h"
 #include "gil.h"
 #include "rnn.h"
+#include "stream.h"
 
 namespace fusedrnn::bindings {
 namespace {
@@ -157,6 +158,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly(
           "weights", [](const Held<TapeHandle>& t) { return t->weights(); },
           "The packed weights of the call.");
+
+  py::class_<StreamHandle, Held<StreamHandle>>(m, "Stream")
+      .def(py::init(&make_stream), py::arg("weights").none(false), py::arg("batch_size"))
+      .def(
+          "step",
+          [](const Held<StreamHandle>& s, py::object weights, py::object x, py::object out) {
+            return s->step(weights, x, out);
+          },
+          py::arg("weights").none(false), py::arg("x"), py::arg("out"))
+      .def_property(
+          "state", [](const Held<StreamHandle>& s) { return s->state(); },
+          [](const Held<StreamHandle>& s, py::object value) { s->set_state(value); });
 
   m.def("cells", [] {
     py::dict table;  // name -> (gates, states)

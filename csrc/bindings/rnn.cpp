@@ -8,11 +8,6 @@
 namespace fusedrnn::bindings {
 namespace {
 
-py::object pack_state(const std::vector<py::array>& parts) {
-  if (parts.size() == 1) return parts[0];
-  return py::make_tuple(parts[0], parts[1]);
-}
-
 // f(), where a lack of memory inside the kernels' driver is reported as Python's MemoryError.
 template <class T, class F>
 void name_allocations(const Call<T>& call, const F& f) {
@@ -82,9 +77,10 @@ class TypedWeights final : public PackedWeights {
   py::tuple infer(py::handle x, py::handle state, bool batch_first, py::handle out) override {
     Call<T> call(model_, inputs(out), x, state, batch_first, out, StateUse::kInference);
     const Sequence<T> sequence = call.sequence();
+    const Problem problem{call.steps, call.batch, 0, {}};
     name_allocations(call, [&] {
-      const GilRelease release;
-      fusedrnn::forward<T>(*weights, {call.steps, call.batch, 0, {}}, sequence, nullptr);
+      const GilRelease release(estimated_us(*weights, problem) > gil_worth_us);
+      fusedrnn::forward<T>(*weights, problem, sequence, nullptr);
     });
     call.y.finish();
     return py::make_tuple(call.y.user, pack_state(call.last));
@@ -129,7 +125,7 @@ class TypedWeights final : public PackedWeights {
   static void keep_apart(Call<T>& call) {
     if (call.y.copied) return;
     const py::array& direct = call.y.direct;
-    call.y.direct = fresh<T>({direct.shape(), direct.shape() + direct.ndim()}, "y");
+    call.y.direct = fresh<T>(sizes_of(direct), "y");
     call.y.copied = true;
   }
   // A fresh y is read-only: writing to it would falsify the gradients. The caller gets a view,
@@ -160,36 +156,35 @@ py::tuple TypedTape<T>::backward(py::handle dy, py::handle dstate, py::handle ou
     inputs.emplace_back("dy", given);
   }
   const State d_last = read_state<T>(dstate, "dstate", model, state_shape, StateUse::kGradient);
-  inputs.insert(inputs.end(), d_last.given.begin(), d_last.given.end());
+  d_last.add_to(inputs, "dstate");
 
   // out: None, or (x, state, parameters) as functional.backward hands it over.
   const int states = model.spec().states;
   const bool to_out = !out.is_none();
   const py::object out_x = to_out ? out.attr("__getitem__")(0) : py::none();
-  std::vector<std::pair<std::string, py::object>> out_state(states,
-                                                            {"gradient of the state", py::none()});
-  if (to_out) out_state = state_parts(out.attr("__getitem__")(1), "out.state", states);
+  Few<py::object> out_state;
+  if (to_out)
+    out_state = state_parts(out.attr("__getitem__")(1), "out.state", states);
+  else
+    for (int i = 0; i < states; ++i) out_state.push_back(py::none());
   const std::string label = to_out ? "out." : "gradient of ";
   const py::object out_parameters = to_out ? out.attr("__getitem__")(2) : py::none();
 
   std::vector<Result<T>> results;
-  const auto add = [&](const py::object& target, const std::string& name,
-                       const std::vector<Index>& sizes, const Shape& shape, bool swap) {
-    results.push_back(make_result<T>(target, name, sizes, shape, swap, inputs));
-    if (results.back().target) inputs.emplace_back(name, results.back().target);
+  const auto add = [&](const py::object& target, Name name, const Shape& shape, bool swap) {
+    results.push_back(make_result<T>(target, name, shape, swap, inputs));
+    if (results.back().target) inputs.emplace_back(name.text(), results.back().target);
   };
-  add(out_x, label + "x", a.sequence_sizes(steps, batch, model.input),
-      a.sequence(steps, batch, input_dim(model)), a.swap);
-  for (const auto& [name, part] : out_state)
-    add(part, name, a.state_sizes(model, batch), state_shape, false);
+  add(out_x, label + "x", a.sequence(steps, batch, input_dim(model)), a.swap);
+  for (std::size_t i = 0; i < out_state.size(); ++i)
+    add(out_state[i], to_out ? part_name("out.state", states, i) : Name("gradient of the state"),
+        state_shape, false);
   const std::size_t first = results.size();
   for (std::size_t i = 0; i < weights_->arrays().size(); ++i) {
-    const py::array& array = weights_->arrays()[i];
-    std::vector<Index> sizes(array.shape(), array.shape() + array.ndim());
     Shape shape;
-    for (Index size : sizes) shape.push_back({size, std::to_string(size)});
+    for (const Index size : sizes_of(weights_->arrays()[i])) shape.push_back({size, {}});
     add(to_out ? out_parameters.attr("__getitem__")(i).template cast<py::object>() : py::none(),
-        label + "parameters['" + weights_->names()[i] + "']", sizes, shape, false);
+        label + "parameters['" + weights_->names()[i] + "']", shape, false);
   }
 
   Gradients<T> g{};
@@ -220,7 +215,7 @@ py::tuple TypedTape<T>::backward(py::handle dy, py::handle dstate, py::handle ou
   });
   for (Result<T>& result : results) result.finish();
 
-  std::vector<py::array> d_first;
+  Few<py::object> d_first;
   for (int i = 0; i < states; ++i) d_first.push_back(results[1 + i].user);
   py::list d_parameters;
   for (std::size_t i = first; i < results.size(); ++i) d_parameters.append(results[i].user);
@@ -232,7 +227,8 @@ std::shared_ptr<PackedWeights> pack_typed(const Model& model, const py::list& pa
                                           const std::vector<std::string>& names, bool bias,
                                           py::object owner, bool copy) {
   const int gates = model.spec().gates;
-  const Dim rows{gates * model.hidden, (gates > 1 ? std::to_string(gates) + "*H" : "H")};
+  const std::string gate_units = gates > 1 ? std::to_string(gates) + "*H" : "H";
+  const Dim rows{gates * model.hidden, gate_units};
   const std::size_t per_layer = bias ? 4 : 2;
   std::vector<py::array> arrays;
   for (std::size_t i = 0; i < names.size(); ++i) {
@@ -258,6 +254,14 @@ std::shared_ptr<PackedWeights> pack_typed(const Model& model, const py::list& pa
 }
 
 }  // namespace
+
+template <class T>
+const Weights<T>* weights_of(const PackedWeights& packed) {
+  const auto* typed = dynamic_cast<const TypedWeights<T>*>(&packed);
+  return typed == nullptr ? nullptr : &*typed->weights;
+}
+template const Weights<float>* weights_of(const PackedWeights&);
+template const Weights<double>* weights_of(const PackedWeights&);
 
 int cell_index(const std::string& name) {
   std::string known;

@@ -58,6 +58,10 @@ std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& par
                                     bool bias, const std::string& dtype, py::object owner,
                                     bool copy);
 
+// The kernels' weights; null if they aren't of T.
+template <class T>
+const Weights<T>* weights_of(const PackedWeights& packed);
+
 int cell_index(const std::string& name);
 
 }  // namespace fusedrnn::bindings

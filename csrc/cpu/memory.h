@@ -64,31 +64,36 @@ class AlignedBuffer {
 
 // Scratch memory of one call: take() as often as needed, all of it is given back at the end. A
 // thread keeps a block of `kept_bytes` for it, so that a loop of small steps does not ask the
-// system for memory. Scratches of one thread may nest: the last begun ends first.
+// system for memory. Scratches of one thread may nest: the last begun ends first. A lasting scratch
+// takes nothing from the thread's block: it may end at any time, in any thread.
 class Scratch {
  public:
-  Scratch() = default;
+  explicit Scratch(bool lasting = false) : lasting_(lasting) {}
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { kept().free_bytes += taken_; }
+  ~Scratch() {
+    if (taken_ > 0) kept().free_bytes += taken_;
+  }
 
   template <class T>
   T* take(std::int64_t n) {
     const std::int64_t bytes = checked_product(n, sizeof(T));
     if (bytes > INT64_MAX - 64) throw std::bad_alloc();
     const std::int64_t rounded = (bytes + 63) / 64 * 64;
-    Kept& k = kept();
-    if (k.block.data() == nullptr) {
-      k.block = AlignedBuffer<char>(kept_bytes);
-      k.free_bytes = kept_bytes;
+    if (!lasting_) {
+      Kept& k = kept();
+      if (k.block.data() == nullptr) {
+        k.block = AlignedBuffer<char>(kept_bytes);
+        k.free_bytes = kept_bytes;
+      }
+      if (rounded <= k.free_bytes) {
+        k.free_bytes -= rounded;
+        taken_ += rounded;
+        return reinterpret_cast<T*>(k.block.data() + k.free_bytes);
+      }
     }
-    if (rounded <= k.free_bytes) {
-      k.free_bytes -= rounded;
-      taken_ += rounded;
-      return reinterpret_cast<T*>(k.block.data() + k.free_bytes);
-    }
-    large_.emplace_back(rounded);
-    return reinterpret_cast<T*>(large_.back().data());
+    own_.emplace_back(rounded);
+    return reinterpret_cast<T*>(own_.back().data());
   }
   template <class T>
   T* take_zeroed(std::int64_t n) {
@@ -107,8 +112,9 @@ class Scratch {
     static thread_local Kept k;
     return k;
   }
+  const bool lasting_;
   std::int64_t taken_ = 0;  // of the kept block
-  std::vector<AlignedBuffer<char>> large_;
+  std::vector<AlignedBuffer<char>> own_;
 };
 
 }  // namespace fusedrnn

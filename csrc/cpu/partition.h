@@ -29,12 +29,15 @@ struct Work {
   Index parts;  // of the sequence, in a wavefront
 };
 
+// What it costs to start a team: work that takes less is done by one thread.
+inline constexpr double start_us = 5;
+
 // The estimated time of `work` on exactly `threads` threads, in microseconds. It counts what
 // decides: products at a typical rate, thin tiles at the price of two rows (their weights are read
 // for fewer products), the barriers, and the start of a team.
 inline double estimate(const Work& work, int threads, Split split) {
   constexpr double products_per_us = 25e3;  // 50 GFLOP/s: one core's rate within a factor of two
-  constexpr double barrier_us = 0.5, start_us = 5;
+  constexpr double barrier_us = 0.5;
   const auto divided = [](Index n, Index by) { return (n + by - 1) / by; };
   const bool side_by_side = work.directions == 2 && threads > 1;
   const int team = side_by_side ? threads / 2 : threads;
@@ -70,7 +73,7 @@ inline Split best_split(const Work& work, int threads) {
 inline Plan plan(const Work& work, int available) {
   Plan best{1, Split::rows};
   double least = estimate(work, 1, Split::rows);
-  for (int n = 2; n <= available; ++n) {
+  for (int n = 2; n <= available && least > start_us; ++n) {
     const Split split = best_split(work, n);
     const double time = estimate(work, n, split);
     if (time < least) best = {n, split}, least = time;

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _core, functional, reference
+from ._stream import Stream
 from ._threads import get_num_threads, set_num_threads
 from .functional import Gradients, Tape
 from .layers import GRU, LSTM, RNN
@@ -22,6 +23,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Gradients",
+    "Stream",
     "Tape",
     "functional",
     "get_num_threads",

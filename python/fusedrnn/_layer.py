@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from ._arguments import flag, float_dtype, probability, size, word
 from ._core import Tape
 from ._network import Array, Network
 from .functional import Gradients, Weights
+
+if TYPE_CHECKING:
+    from ._stream import Stream
 
 # Held for a moment, by all layers alike: so a fork in that moment leaves one lock to be renewed.
 _lock = threading.Lock()
@@ -112,7 +115,7 @@ class Layer:
         """Draw all parameters from U(-1/sqrt(H), 1/sqrt(H)), torch's default."""
         arrays, elements = self._network.counts()
         # Drawn, kept and packed: three copies at once. An array object is about 1 KiB of each.
-        if 3 * (elements * self.dtype.itemsize + arrays * 1024) > _physical_memory():
+        if 3 * (elements * self.dtype.itemsize + arrays * 1024) > physical_memory():
             raise MemoryError(
                 f"input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"num_layers={self.num_layers}: {elements} parameters don't fit in memory"
@@ -269,7 +272,47 @@ class Layer:
         MemoryError
             Where memory runs out.
         """
-        return self._weights.packed.infer(x, state, self.batch_first, None)
+        return self._weights._packed.infer(x, state, self._batch_first, None)
+
+    def stream(self, batch_size: int | None = None) -> Stream:
+        """Return a stream: the layer one time step at a time, for loops.
+
+        It keeps the state and all memory between steps, so a step costs little more than its
+        kernels. Its results are those of calls of the layer with one time step each, to the bit.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            B, for steps from (B, I) to (B, H). None: from (I,) to (H,).
+
+        Returns
+        -------
+        Stream
+            With the state zero.
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional, or `batch_size` is below 1.
+        TypeError
+            If `batch_size` isn't an integer.
+        MemoryError
+            Where memory runs out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedrnn
+        >>> layer = fusedrnn.GRU(3, 4, seed=0)
+        >>> stream = layer.stream()
+        >>> x = np.ones((5, 3), dtype=np.float32)
+        >>> y = [stream.step(row) for row in x]
+        >>> bool((np.stack(y) == layer(x)[0]).all())
+        True
+        """
+        from ._stream import Stream  # which needs this module first
+
+        return Stream(self, batch_size)
 
     def forward(self, x: Any, state: Any = None) -> tuple[Array, Any, Tape]:
         """Run the layer over a sequence in training: dropout acts, and a tape is kept.
@@ -361,7 +404,7 @@ class Layer:
         return f"{type(self).__name__}({', '.join(arguments)})"
 
 
-def _physical_memory() -> int:
+def physical_memory() -> int:
     """Return the machine's memory in bytes, or more than any machine's where that is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <memory>
 #include <thread>
 
 using namespace fusedrnn;
@@ -142,6 +143,29 @@ TEST_CASE("Scratch: take_zeroed is zero, on memory that was used before as well"
   Scratch scratch;
   const float* zeros = scratch.take_zeroed<float>(1000);
   for (int i = 0; i < 1000; ++i) REQUIRE(zeros[i] == 0);
+}
+
+TEST_CASE("Scratch: a lasting one takes nothing from the thread, and may end in another") {
+  auto lasting = std::make_unique<Scratch>(true);
+  const Piece kept_piece(*lasting, 1000, 1);
+  char* first;
+  {
+    Scratch scratch;
+    first = scratch.take<char>(100);
+  }
+  std::thread([&] {
+    CHECK(kept_piece.intact());
+    const Piece more(*lasting, 1000, 2);
+    CHECK(kept_piece.intact());
+    lasting.reset();
+    Scratch scratch;
+    const Piece whole(scratch, kept, 3), beside(scratch, 100, 4);
+    CHECK(whole.intact());
+  }).join();
+  Scratch scratch;
+  CHECK(scratch.take<char>(100) == first);
+  const Piece rest(scratch, kept - 128, 5), beside(scratch, 100, 6);
+  CHECK(rest.intact());
 }
 
 TEST_CASE("Scratch: each thread has its own") {

@@ -5,12 +5,14 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <thread>
 
 #include "cpu/threads.h"
 #include "schedule.h"
+#include "stream.h"
 #include "thread_limit.h"
 
 using namespace fusedrnn;
@@ -184,6 +186,70 @@ TEST_CASE_TEMPLATE("rnn: without dropout inference gives what training gives", T
       }
     }
   });
+}
+
+TEST_CASE_TEMPLATE("rnn: a stream takes the steps of forward, with 1 to 3 threads in between", T,
+                   float, double) {
+  struct Case {
+    int layers;
+    Index batch, hidden;
+  };
+  constexpr Case cases[] = {{1, 1, 9}, {3, 5, 33}, {2, 40, 64}, {2, 1, 300}};  // the last for teams
+  constexpr Index steps = 6;
+  for (int cell = 0; cell < n_cells; ++cell) {
+    for (const Case& c : cases) {
+      CAPTURE(cell);
+      CAPTURE(c.hidden);
+      const Problem problem{steps, c.batch, 0, {}};
+      Network<T> net({cell, 7, c.hidden, c.layers, 1}, problem);
+      Network<T> others(net.model, problem);  // the second half of the steps has other weights
+      for (auto& array : others.arrays) array = others.filled(Index(array.size()), T(0.3));
+      const Weights<T> weights(net.model, net.parameters()), next(net.model, others.parameters());
+      const Index row = c.batch * net.model.input, out = c.batch * c.hidden;
+      const int states = net.model.spec().states;
+
+      Outcome<T> want = sized(net);
+      Sequence<T> s = sequence(net, want, true);
+      const Problem half{steps / 2, c.batch, 0, {}};
+      forward<T>(weights, half, s, nullptr);
+      const auto h = want.h_n, c_n = want.c_n;
+      s.x += half.steps * row, s.y += half.steps * out, s.h_0 = h.data(), s.c_0 = c_n.data();
+      forward<T>(next, half, s, nullptr);
+
+      Stream<T> stream(weights, c.batch);
+      REQUIRE(stream.state_size() == net.state());
+      for (int part = 0; part < states; ++part) {
+        for (Index i = 0; i < net.state(); ++i) REQUIRE(stream.state(part)[i] == 0);
+        const auto& given = part == 0 ? net.h_0 : net.c_0;
+        std::copy(given.begin(), given.end(), stream.state(part));
+      }
+      Outcome<T> got = sized(net);
+      for (Index step = 0; step < steps; ++step) {
+        const ThreadLimit limit(static_cast<int>(1 + (step + 1) % 3));
+        if (step == half.steps) stream.use(next);
+        const typename Network<T>::Array x(net.x.begin() + step * row,
+                                           net.x.begin() + (step + 1) * row);
+        stream.step(x.data(), got.y.data() + step * out);
+      }
+      CHECK(got.y == want.y);
+      CHECK(std::equal(want.h_n.begin(), want.h_n.end(), stream.state(0)));
+      if (states > 1) CHECK(std::equal(want.c_n.begin(), want.c_n.end(), stream.state(1)));
+    }
+  }
+}
+
+TEST_CASE("rnn: a schedule that is kept follows the number of threads") {
+  const Model model{0, 300, 300, 1, 1};
+  const LayerSizes sizes = isa().kernels->cell<float>(0).sizes(300, 300);
+  const ThreadLimit limit(1);
+  Schedule schedule(model, {1, 64, 0, {}}, sizes);
+  CHECK(schedule.threads() == 1);
+  for (const int threads : {3, 1, 2}) {
+    set_num_threads(threads);
+    schedule.follow_num_threads();
+    CHECK(schedule.threads() == threads);
+  }
+  CHECK(schedule.estimated_us() > 0);
 }
 
 TEST_CASE("rnn: an empty batch, however many steps it has") {
