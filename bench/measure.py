@@ -1,0 +1,193 @@
+"""Verify, then time: one case, all contestants in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import limits
+from .baselines import Contestant, Unsupported, load
+from .cases import Case
+from .problem import INPUTS, Array, Problem
+from .results import Result, Timing
+
+# Of each result's norm. A result in float32 has passed through some hundred steps and sums over up
+# to 2048 products, each rounded to 6e-8, in another order in every peer; gradients of weights are
+# sums over T and B besides.
+TOLERANCE = {"float32": 5e-5, "float64": 1e-11}
+WARM_SECONDS = 0.02  # for a longer call, what it finds in the caches is a small part
+IDLE_SECONDS = 5e-3  # after which a peer's waiting threads have stopped spinning
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure a case."""
+
+    block: float  # seconds of a block of calls, at least one call
+    budget: float  # seconds of all blocks
+    least: int  # blocks of each contestant, whatever they take
+    most: int
+
+
+FULL = Effort(block=2e-3, budget=1.5, least=5, most=25)
+QUICK = Effort(block=2e-4, budget=0.02, least=3, most=5)
+
+
+def measure(case: Case, peers: Sequence[str], threads: int, effort: Effort = FULL) -> Result:
+    """Verify and time the peers on a case, with the machine's limits between the calls."""
+    problem = Problem(case)
+    skipped: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    errors: dict[str, float] = {}
+    contestants: list[Contestant] = []
+    for peer in peers:
+        baseline = load(peer)
+        if isinstance(baseline, str):
+            skipped[peer] = baseline
+            continue
+        try:
+            found = baseline.prepare(problem, threads)
+        except Unsupported as reason:
+            skipped[peer] = str(reason)
+            continue
+        for contestant in found:
+            try:
+                errors[contestant.name] = verify(contestant, problem)
+                contestants.append(contestant)
+            except Wrong as mistake:
+                wrong[contestant.name] = str(mistake)
+
+    probes: dict[str, Callable[[], float]] = {
+        "one": limits.peak_probe(case.dtype, 1, effort.block),
+        "all": limits.peak_probe(case.dtype, threads, effort.block),
+        **{
+            f"{size}": limits.read_probe(size, threads)
+            for size in sorted(limits.sizes(case, threads))
+        },
+    }
+    timings, figures = time_in_turn(contestants, probes, effort, threads, errors)
+    peak, peak_one = figures.pop("all"), figures.pop("one")
+    bandwidth = {int(size): figure for size, figure in figures.items()}
+    limit = limits.seconds(case, threads, peak, bandwidth)
+    return Result(case, threads, peak, peak_one, bandwidth, limit, timings, skipped, wrong)
+
+
+class Wrong(Exception):
+    """A contestant's results differ from the reference; the message says by how much."""
+
+
+def verify(contestant: Contestant, problem: Problem) -> float:
+    """Return the largest relative error of a contestant's results on every input.
+
+    Raises
+    ------
+    Wrong
+        If one is above the tolerance, or a result is missing or has another shape.
+    """
+    worst = 0.0
+    expected = contestant.expected or problem.expected
+    calls = [contestant.run] + ([contestant.poisoned] if contestant.poisoned else [])
+    for call, i in itertools.product(calls, range(INPUTS)):
+        with contestant.around():
+            contestant.reset()
+            got = contestant.arrays(call(i))
+        worst = max(worst, difference(got, expected(i), TOLERANCE[problem.case.dtype]))
+    return worst
+
+
+def difference(got: dict[str, Array], want: dict[str, Array], tolerance: float) -> float:
+    """Return the largest error of the results, each relative to the norm of what is wanted.
+
+    A contestant may leave results out (`y` it may not): the same work may come in other parts.
+    """
+    if "y" not in got or set(got) - set(want):
+        raise Wrong(f"expected {', '.join(want)}, got {', '.join(got)}")
+    worst = 0.0
+    for name, a in got.items():
+        b = want[name]
+        if a.shape != b.shape:
+            raise Wrong(f"{name}: expected {b.shape}, got {a.shape}")
+        error = float(np.linalg.norm(a.astype(np.float64) - b) / max(np.linalg.norm(b), 1e-300))
+        if not error <= tolerance:  # so that NaN is wrong
+            raise Wrong(f"{name}: relative error {error:.1e}, tolerance {tolerance:.0e}")
+        worst = max(worst, error)
+    return worst
+
+
+def time_in_turn(
+    contestants: Sequence[Contestant],
+    probes: dict[str, Callable[[], float]],
+    effort: Effort,
+    threads: int,
+    errors: dict[str, float],
+) -> tuple[dict[str, Timing], dict[str, float]]:
+    """Time blocks of each contestant's calls and the probes, all in turn; return the medians."""
+    plans = {c.name: calibrate(c, effort) for c in contestants}
+    blocks: dict[str, list[float]] = {c.name: [] for c in contestants}
+    figures: dict[str, list[float]] = {name: [] for name in probes}
+    begin = time.perf_counter()
+    with no_garbage_collection():
+        for turn in range(effort.most):
+            if turn >= effort.least and time.perf_counter() - begin > effort.budget:
+                break
+            for k in range(len(contestants)):
+                contestant = contestants[(turn + k) % len(contestants)]  # nobody is always first
+                if threads > 1:
+                    time.sleep(IDLE_SECONDS)
+                blocks[contestant.name].append(block(contestant, *plans[contestant.name]))
+            for name, probe in probes.items():
+                figures[name].append(probe())
+    timings = {
+        name: timing(seconds, plans[name][0], errors[name]) for name, seconds in blocks.items()
+    }
+    return timings, {name: float(np.median(values)) for name, values in figures.items()}
+
+
+def calibrate(contestant: Contestant, effort: Effort) -> tuple[int, bool]:
+    """Return how many calls make a block, and whether it begins with one that isn't timed."""
+    calls, seconds = 1, block(contestant, 1, False)
+    while seconds * calls < effort.block / 4:
+        calls *= 4
+        seconds = block(contestant, calls, True)
+    return max(1, math.ceil(effort.block / seconds)), seconds < WARM_SECONDS
+
+
+def block(contestant: Contestant, calls: int, warm: bool) -> float:
+    """Return the mean seconds of some calls, after one that brings everything into the caches."""
+    run, result = contestant.run, None
+    with contestant.around():
+        if warm:
+            result = run(0)
+        begin = time.perf_counter()
+        for i in range(calls):
+            result = run(i % INPUTS)
+        seconds = time.perf_counter() - begin
+    del result
+    return seconds / calls
+
+
+def timing(seconds: list[float], calls: int, error: float) -> Timing:
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return Timing(
+        float(median), min(seconds), float((high - low) / median), len(seconds), calls, error
+    )
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the collector from running in one contestant's block for another's objects."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
