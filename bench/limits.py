@@ -25,6 +25,7 @@ from .cases import Case
 
 FMA_SECONDS = 2e-3
 READ_BYTES = 16 << 20  # of a probe: a fraction of a millisecond from a cache
+FEWEST_PASSES = 4  # the first brings the data into the cache
 SMALLEST_KIB = 16  # below, the probe would measure how a loop ends
 LADDER_KIB = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 16384, 65536)
 
@@ -127,7 +128,7 @@ def peak_probe(dtype: str, threads: int, seconds: float = FMA_SECONDS) -> Callab
 
 def read_probe(size_kib: int, threads: int) -> Callable[[], float]:
     """Return what measures the bandwidth, B/s of all threads, each reading its own."""
-    repeats = max(2, READ_BYTES // (size_kib * 1024))
+    repeats = max(FEWEST_PASSES, READ_BYTES // (size_kib * 1024))
     return lambda: _core.probe_read(size_kib, repeats, threads)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from . import limits
 from .baselines import Contestant, Unsupported, load
 from .cases import Case
+from .machine import Others
 from .problem import INPUTS, Array, Problem
 from .results import Result, Timing
 
@@ -23,7 +24,7 @@ from .results import Result, Timing
 # sums over T and B besides.
 TOLERANCE = {"float32": 5e-5, "float64": 1e-11}
 WARM_SECONDS = 0.02  # for a longer call, what it finds in the caches is a small part
-IDLE_SECONDS = 5e-3  # after which a peer's waiting threads have stopped spinning
+IDLE_SECONDS = 0.01  # without work in the process: several ticks of the clock of CPU time
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Effort:
 
 
 FULL = Effort(block=2e-3, budget=1.5, least=5, most=25)
-QUICK = Effort(block=2e-4, budget=0.02, least=3, most=5)
+QUICK = Effort(block=2e-4, budget=0.01, least=3, most=5)
 
 
 def measure(case: Case, peers: Sequence[str], threads: int, effort: Effort = FULL) -> Result:
@@ -72,11 +73,23 @@ def measure(case: Case, peers: Sequence[str], threads: int, effort: Effort = FUL
             for size in sorted(limits.sizes(case, threads))
         },
     }
+    others = Others()
     timings, figures = time_in_turn(contestants, probes, effort, threads, errors)
     peak, peak_one = figures.pop("all"), figures.pop("one")
     bandwidth = {int(size): figure for size, figure in figures.items()}
     limit = limits.seconds(case, threads, peak, bandwidth)
-    return Result(case, threads, peak, peak_one, bandwidth, limit, timings, skipped, wrong)
+    return Result(
+        case,
+        threads,
+        peak,
+        peak_one,
+        bandwidth,
+        limit,
+        timings,
+        skipped,
+        wrong,
+        others.cpus(),
+    )
 
 
 class Wrong(Exception):
@@ -140,8 +153,10 @@ def time_in_turn(
             for k in range(len(contestants)):
                 contestant = contestants[(turn + k) % len(contestants)]  # nobody is always first
                 if threads > 1:
-                    time.sleep(IDLE_SECONDS)
+                    settle()
                 blocks[contestant.name].append(block(contestant, *plans[contestant.name]))
+            if threads > 1:
+                settle()
             for name, probe in probes.items():
                 figures[name].append(probe())
     timings = {
@@ -178,6 +193,18 @@ def timing(seconds: list[float], calls: int, error: float) -> Timing:
     return Timing(
         float(median), min(seconds), float((high - low) / median), len(seconds), calls, error
     )
+
+
+def settle() -> None:
+    """Wait until no peer's threads spin: ONNX Runtime's do for 50 ms after a call, OpenMP's for 8.
+
+    Those of the contestant whose turn it is may spin between its calls, as they do in a loop.
+    """
+    busy = IDLE_SECONDS
+    while busy > IDLE_SECONDS / 10:
+        before = time.process_time()
+        time.sleep(IDLE_SECONDS)
+        busy = time.process_time() - before
 
 
 @contextlib.contextmanager

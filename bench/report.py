@@ -11,6 +11,7 @@ from .targets import NAMES, RTNEURAL, TARGETS, gain_of_threads, rtneural_ratio
 
 MODES = {"infer": "Inference", "train": "Training", "step": "One step from Python"}
 MIB = 1 << 20
+BUSY = 0.1  # CPUs of others: above, figures on several threads mean little
 
 
 def markdown(run: Run) -> str:
@@ -50,6 +51,13 @@ def header(run: Run) -> str:
         f"Python {machine['python']}",
         f"fusedrnn {run.info['version']}, {run.info['isa']}, {run.info['compiler']}; {versions}",
     ]
+    busy = sorted(r.others for r in run.results if r.others is not None)
+    if busy:
+        lines.append(
+            f"meanwhile other processes kept {busy[len(busy) // 2]:.2f} CPUs busy, "
+            f"at most {busy[-1]:.2f}"
+            + ("" if busy[-1] < BUSY else ": **the machine wasn't quiet**")
+        )
     for n, roof in run.roofs.items():
         reads = ", ".join(f"{size} KiB {rate / 1e9:.0f}" for size, rate in roof["read"].items())
         peak = f"{roof['peak'] / 1e9:.0f} GFLOP/s"

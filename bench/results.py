@@ -51,6 +51,7 @@ class Result:
     timings: dict[str, Timing]  # by contestant
     skipped: dict[str, str]  # why, by peer
     wrong: dict[str, str]  # what differs from the reference, by contestant; these aren't timed
+    others: float | None  # CPUs that other processes kept busy meanwhile
     memory: dict[str, Memory] = field(default_factory=dict)  # by peer
 
     @property

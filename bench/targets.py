@@ -6,6 +6,7 @@ where none were, it is "not run".
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,16 @@ class Outcome:
 
     measured: str
     met: bool | None
+    missing: int = 0  # cases that weren't run
 
     @property
     def verdict(self) -> str:
         """The same in a word."""
-        return "not run" if self.met is None else "yes" if self.met else "**no**"
+        if self.met is None:
+            return "not run"
+        if not self.met:
+            return "**no**"
+        return "so far" if self.missing else "yes"
 
 
 NOT_RUN = Outcome("", None)
@@ -77,7 +83,7 @@ def worst(values: Sequence[Value], bound: float, total: int, least: bool = True)
     value, result = (min if least else max)(values, key=lambda v: v[0])
     good = sum(v >= bound if least else v <= bound for v, _ in values)
     text = f"{value:.2f} ({name(result)}); {good} of {len(values)}"
-    return Outcome(text + missing(len(values), total), good == len(values))
+    return outcome(text, good == len(values), total - len(values))
 
 
 def name(result: Result) -> str:
@@ -87,8 +93,8 @@ def name(result: Result) -> str:
     return f"{NAMES[case.cell]} {case.mode} {', '.join(map(str, sizes))}"
 
 
-def missing(have: int, total: int) -> str:
-    return "" if have >= total else f" ({total - have} not run)"
+def outcome(text: str, met: bool, missing: int) -> Outcome:
+    return Outcome(text + (f" ({missing} not run)" if missing else ""), met, missing)
 
 
 def no_case_slower(mode: str) -> Target:
@@ -107,10 +113,10 @@ def geometric_mean(mode: str, cell: str, bound: float) -> Target:
         total = sum(c.mode == mode and c.cell == cell for c in cases.grid())
         mean = mean_of(v for v, _ in found)
         large = [v for v, r in found if r.case.steps > 1 and not r.case.small]
-        text = f"{mean:.2f}" + missing(len(found), total)
+        text = f"{mean:.2f}"
         if large and len(large) < len(found):
             text += f"; {mean_of(large):.2f} without T = 1 and small cells"
-        return Outcome(text, mean >= bound)
+        return outcome(text, mean >= bound, total - len(found))
 
     return Target(f"geometric mean over the best peer: {NAMES[cell]} {mode}", f">= {bound}", judge)
 
@@ -168,7 +174,7 @@ def rtneural_ratio(result: Result) -> float | None:
     """Return RTNeural's published time of a step over ours."""
     case = result.case
     bar = RTNEURAL.get((case.cell, case.hidden))
-    if bar is None or not case.small or case.batch != 1 or not result.ours:
+    if bar is None or case.mode != "infer" or not case.small or not result.ours:
         return None
     return bar * case.steps / (1e6 * result.ours.median)
 
@@ -206,12 +212,12 @@ def more_threads(name_: str, text: str, bound: float, large: bool) -> Target:
             for r in grid_of(results, mode)
             if counts(r.case) and (gain := gain_of_threads(r)) is not None
         ]
-        outcome = worst(found, bound, sum(map(counts, cases.grid())))
-        if outcome.met is None:
-            return outcome
+        judged = worst(found, bound, sum(map(counts, cases.grid())))
+        if judged.met is None:
+            return judged
         machine = sorted(r.peak / r.peak_one for _, r in found)
         gains = f"; the machine's peak gains {machine[0]:.2f} to {machine[-1]:.2f}"
-        return Outcome(outcome.measured + gains, outcome.met)
+        return dataclasses.replace(judged, measured=judged.measured + gains)
 
     return Target(f"all threads against one: {name_}", text, judge)
 
