@@ -9,10 +9,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fusedrnn
 
-from . import baselines, cases, compare, machine, report, results, worker
+from . import baselines, cases, compare, limits, machine, report, results, worker
 from .measure import FULL, QUICK
 from .progress import Progress
 from .results import Result, Run
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m bench",
         description="Verify and time fusedrnn beside its peers and the machine's limit.",
     )
-    some = {"nargs": "+", "metavar": "NAME"}
+    some: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     cells = fusedrnn.info()["cells"]
     p.add_argument("--quick", action="store_true", help="a few small cases: is it all correct?")
     p.add_argument(
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--threads",
         nargs="+",
-        type=int,
+        type=thread_count,
         metavar="N",
         default=sorted({1, machine.available_cpus()}),
         help="numbers of threads (default: 1 and all: %(default)s)",
@@ -67,6 +68,14 @@ def parser() -> argparse.ArgumentParser:
         help="show what became slower or faster from A to B; the exit status is 1 if slower",
     )
     return p
+
+
+def thread_count(text: str) -> int:
+    """Return a number of threads from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of threads from 1, got {number}")
+    return number
 
 
 def plan(options: argparse.Namespace) -> dict[cases.Case, list[str]]:
@@ -103,9 +112,8 @@ def run(options: argparse.Namespace, command: str) -> Run:
     progress = Progress(total)
     roofs, found = {}, []
     for threads in options.threads:
-        answers = worker.run_cases(planned, threads, QUICK if options.quick else FULL)
-        roofs[threads] = next(answers)
-        for result in answers:
+        roofs[threads] = limits.roofs(options.dtype, threads)
+        for result in worker.run_cases(planned, threads, QUICK if options.quick else FULL):
             found.append(result)
             progress.step(line(result))
             for name, mistake in result.wrong.items():

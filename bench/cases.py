@@ -29,7 +29,7 @@ GRID = (
 SMALL_HIDDEN = (8, 16, 32, 40)  # with I = 1, B = 1, T = 2000: audio and control
 STEP_HIDDEN = (64, 256)
 # One axis at a time grows from the case in the middle.
-SCALING_BATCH, SCALING_STEPS, SCALING_HIDDEN = 8, 64, 128
+MIDDLE = {"batch": 8, "steps": 64, "hidden": 128}
 SCALING = {
     "batch": (1, 2, 4, 8, 16, 32, 64, 128, 256),
     "steps": (16, 32, 64, 128, 256, 512, 1024),
@@ -91,15 +91,12 @@ class Case:
 def grid(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
     """Return the cases that count for the targets, by cell and mode."""
     shapes = [(b, t, h, h) for b, t, h in GRID] + [(1, 2000, 1, h) for h in SMALL_HIDDEN]
-    return [
-        case
-        for cell in cells
-        for case in (
-            *(Case(cell, "infer", *shape, dtype) for shape in shapes),
-            *(Case(cell, "train", *shape, dtype) for shape in shapes if shape[1] > 1),
-            *(Case(cell, "step", 1, 1, h, h, dtype) for h in STEP_HIDDEN),
-        )
-    ]
+    found = []
+    for cell in cells:
+        found += [Case(cell, "infer", *shape, dtype) for shape in shapes]
+        found += [Case(cell, "train", *shape, dtype) for shape in shapes if shape[1] > 1]
+        found += [Case(cell, "step", 1, 1, h, h, dtype) for h in STEP_HIDDEN]
+    return found
 
 
 def scaling(dtype: str = "float32") -> dict[str, list[Case]]:
@@ -107,17 +104,10 @@ def scaling(dtype: str = "float32") -> dict[str, list[Case]]:
     cases: dict[str, list[Case]] = {}
     for mode in ("infer", "train"):
         for axis, values in SCALING.items():
-            cases[f"{mode} {axis}"] = [
-                Case(
-                    "lstm",
-                    mode,
-                    value if axis == "batch" else SCALING_BATCH,
-                    value if axis == "steps" else SCALING_STEPS,
-                    *(2 * [value if axis == "hidden" else SCALING_HIDDEN]),
-                    dtype,
-                )
-                for value in values
-            ]
+            cases[f"{mode} {axis}"] = line = []
+            for value in values:
+                batch, steps, hidden = ({**MIDDLE, axis: value}[name] for name in MIDDLE)
+                line.append(Case("lstm", mode, batch, steps, hidden, hidden, dtype))
     long = Case("lstm", "train", 1, LONG_STEPS, LONG_HIDDEN, LONG_HIDDEN, dtype)
     return {**cases, "train long": [long]}
 

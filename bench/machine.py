@@ -30,9 +30,8 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    found = dict(
-        tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line
-    )
+    parts = [line.partition(":") for line in lines]
+    found = {name.strip(): value.strip() for name, _, value in parts}
     name = found.get("model name", platform.machine())
     if {"cpu family", "model"} <= set(found):
         name += f" (family {found['cpu family']}, model {found['model']})"

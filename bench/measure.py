@@ -127,11 +127,15 @@ def difference(got: dict[str, Array], want: dict[str, Array], tolerance: float) 
         b = want[name]
         if a.shape != b.shape:
             raise Wrong(f"{name}: expected {b.shape}, got {a.shape}")
-        error = float(np.linalg.norm(a.astype(np.float64) - b) / max(np.linalg.norm(b), 1e-300))
+        error = norm(a.astype(np.float64) - b) / max(norm(b), 1e-300)
         if not error <= tolerance:  # so that NaN is wrong
             raise Wrong(f"{name}: relative error {error:.1e}, tolerance {tolerance:.0e}")
         worst = max(worst, error)
     return worst
+
+
+def norm(a: Array) -> float:
+    return float(np.linalg.norm(a))
 
 
 def time_in_turn(

@@ -14,7 +14,7 @@ import resource
 import sys
 from pathlib import Path
 
-from .baselines import OURS, Unsupported, load
+from .baselines import OURS, Contestant, Unsupported, load
 from .cases import Case
 from .problem import Problem
 from .results import Memory
@@ -48,7 +48,7 @@ def peak_of_calls(case: Case, peer: str, threads: int) -> Memory | None:
     return Memory(peak, baseline.tape_bytes(problem), baseline.tape_bytes(twice))
 
 
-def call(contestant):  # type: ignore[no-untyped-def]
+def call(contestant: Contestant) -> None:
     with contestant.around():
         contestant.run(0)
 

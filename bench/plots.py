@@ -305,9 +305,9 @@ def scaling(run: Run, results: Sequence[Result], threads: int) -> Any:
 
 
 TITLES = {
-    "steps": f"T  (B={cases.SCALING_BATCH}, H={cases.SCALING_HIDDEN})",
-    "batch": f"B  (T={cases.SCALING_STEPS}, H={cases.SCALING_HIDDEN})",
-    "hidden": f"I = H  (T={cases.SCALING_STEPS}, B={cases.SCALING_BATCH})",
+    "batch": f"B  (T={cases.MIDDLE['steps']}, H={cases.MIDDLE['hidden']})",
+    "steps": f"T  (B={cases.MIDDLE['batch']}, H={cases.MIDDLE['hidden']})",
+    "hidden": f"I = H  (B={cases.MIDDLE['batch']}, T={cases.MIDDLE['steps']})",
 }
 
 

@@ -37,10 +37,10 @@ class Problem:
         dtype = np.dtype(case.dtype).type
 
         def normal(*shape: int) -> Array:
-            return rng.standard_normal(shape, dtype=dtype)
+            return np.asarray(rng.standard_normal(shape, dtype=dtype))
 
         def uniform(shape: tuple[int, ...]) -> Array:  # torch's initial values
-            return (2 * rng.random(shape, dtype=dtype) - 1) * dtype(case.hidden**-0.5)
+            return np.asarray((2 * rng.random(shape, dtype=dtype) - 1) * case.hidden**-0.5)
 
         shapes = reference.parameter_shapes(case.cell, case.input, case.hidden)
         self.parameters = {name: uniform(shape) for name, shape in shapes.items()}
@@ -50,7 +50,7 @@ class Problem:
         self.state: tuple[Array, ...] | None = None
         if case.mode != "step":
             states = reference.CELLS[case.cell].states
-            self.state = tuple(dtype(0.5) * normal(1, case.batch, case.hidden) for _ in states)
+            self.state = tuple(0.5 * normal(1, case.batch, case.hidden) for _ in states)
 
     @property
     def call_state(self) -> Any:

@@ -91,7 +91,7 @@ def micros(seconds: float | None) -> str:
 
 def median(result: Result, contestant: str) -> float | None:
     timing = result.timings.get(contestant)
-    return timing and timing.median
+    return timing.median if timing else None
 
 
 def contestants(results: Sequence[Result]) -> list[str]:

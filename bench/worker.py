@@ -14,12 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from . import limits
 from .cases import Case
 from .measure import Effort, measure
-from .results import Memory, Result, by_size, result_of
+from .results import Memory, Result, result_of
 
 ROOT = Path(__file__).resolve().parent.parent
 POOLS = ("FUSEDRNN_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -38,8 +36,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def run_cases(
     cases: Mapping[Case, Sequence[str]], threads: int, effort: Effort
-) -> Iterator[Result | dict[str, Any]]:
-    """Yield the roofs on this number of threads, then the result of each case, by its peers."""
+) -> Iterator[Result]:
+    """Yield the result of each case, by its peers."""
     job = {
         "cases": [(dataclasses.asdict(case), list(peers)) for case, peers in cases.items()],
         "threads": threads,
@@ -58,8 +56,7 @@ def run_cases(
         process.stdin.close()
         try:
             for line in process.stdout:
-                data = json.loads(line)
-                yield {**data, "read": by_size(data["read"])} if "read" in data else result_of(data)
+                yield result_of(json.loads(line))
         except BaseException:
             process.kill()
             raise
@@ -84,7 +81,7 @@ def run_memory(case: Case, peer: str, threads: int) -> Memory | None:
         print(f"{case}: the memory of {peer} is unknown: its process failed", file=sys.stderr)
         return None
     found = json.loads(done.stdout.splitlines()[-1])
-    return found and Memory(**found)
+    return Memory(**found) if found else None
 
 
 def main() -> None:
@@ -94,10 +91,8 @@ def main() -> None:
     os.dup2(2, 1)
     job = json.loads(sys.stdin.read())
     threads, effort = job["threads"], Effort(**job["effort"])
-    cases = [(Case(**case), peers) for case, peers in job["cases"]]
-    print(json.dumps(limits.roofs(cases[0][0].dtype, threads)), file=out, flush=True)
-    for case, peers in cases:
-        result = measure(case, peers, threads, effort)
+    for case, peers in job["cases"]:
+        result = measure(Case(**case), peers, threads, effort)
         print(json.dumps(dataclasses.asdict(result)), file=out, flush=True)
 
 

@@ -87,7 +87,7 @@ def training(name: str, problem: Problem, threads: int) -> Contestant:
         d_state = tuple(poison(s) for s in problem.state or ())
         gradients = functional.Gradients(
             poison(problem.inputs[i]),
-            d_state if len(d_state) > 1 else d_state[0],
+            d_state[0] if len(d_state) == 1 else (d_state[0], d_state[1]),
             {name: poison(p) for name, p in problem.parameters.items()},
         )
         return run(i, poison(problem.dy), gradients)
@@ -108,34 +108,41 @@ def steps(problem: Problem, threads: int) -> list[Contestant]:
     def expected(i: int) -> dict[str, Array]:
         return named(*reference.infer(case.cell, problem.inputs[i], own))
 
-    rows = [x[0] for x in problem.inputs]  # a stream takes [B, I]
-    contestants = []
-    for layers, parameters in ((1, problem.parameters), (STACK, own)):
-        layer = layer_of(case, layers, parameters)
-        variant = "" if layers == 1 else STACKED
-        contestants.append(
-            Contestant(
-                ours(variant),
-                lambda i, layer=layer: layer(problem.inputs[i]),
-                lambda result: named(*result),
-                on_threads(threads),
-                expected=None if layers == 1 else expected,
-            )
-        )
-        if not hasattr(layer, "stream"):
-            continue
+    return [
+        *one_step(problem, threads, 1, problem.parameters, None),
+        *one_step(problem, threads, STACK, own, expected),
+    ]
+
+
+def one_step(
+    problem: Problem,
+    threads: int,
+    layers: int,
+    parameters: dict[str, Array],
+    expected: Callable[[int], dict[str, Array]] | None,
+) -> list[Contestant]:
+    """Return a step of so many layers, by the layer and by its stream."""
+    layer = layer_of(problem.case, layers, parameters)
+    variant, around = STACKED if layers > 1 else "", on_threads(threads)
+
+    def call(i: int) -> Any:
+        return layer(problem.inputs[i])
+
+    found = [Contestant(ours(variant), call, lambda r: named(*r), around, expected=expected)]
+    if hasattr(layer, "stream"):
         stream = layer.stream(1)
-        contestants.append(
+        rows = [x[0] for x in problem.inputs]  # [B, I]
+        found.append(
             Contestant(
                 ours(STREAM, variant),
-                lambda i, stream=stream: stream.step(rows[i]),
+                lambda i: stream.step(rows[i]),
                 lambda y: {"y": y[np.newaxis]},
-                on_threads(threads),
+                around,
                 reset=stream.reset,
-                expected=None if layers == 1 else expected,
+                expected=expected,
             )
         )
-    return contestants
+    return found
 
 
 def poison(like: Array) -> Array:

@@ -54,6 +54,5 @@ def prepare(problem: Problem, threads: int) -> list[Contestant]:
 
 def outputs(result: Any) -> dict[str, Array]:
     y, last = result
-    return {"y": y.detach().numpy()} | {
-        name: s.detach().numpy() for name, s in by_state("", last).items()
-    }
+    tensors: dict[str, Any] = {"y": y, **by_state("", last)}
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
