@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,55 +41,68 @@ FULL = Effort(block=2e-3, budget=1.5, least=5, most=25)
 QUICK = Effort(block=2e-4, budget=0.01, least=3, most=5)
 
 
+@dataclass
+class Field:
+    """Who takes part in a case, and who doesn't."""
+
+    contestants: list[Contestant] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)  # by contestant
+    skipped: dict[str, str] = field(default_factory=dict)  # why, by peer
+    wrong: dict[str, str] = field(default_factory=dict)  # what, by contestant or peer
+
+
 def measure(case: Case, peers: Sequence[str], threads: int, effort: Effort = FULL) -> Result:
     """Verify and time the peers on a case, with the machine's limits between the calls."""
-    problem = Problem(case)
-    skipped: dict[str, str] = {}
-    wrong: dict[str, str] = {}
-    errors: dict[str, float] = {}
-    contestants: list[Contestant] = []
-    for peer in peers:
-        baseline = load(peer)
-        if isinstance(baseline, str):
-            skipped[peer] = baseline
-            continue
-        try:
-            found = baseline.prepare(problem, threads)
-        except Unsupported as reason:
-            skipped[peer] = str(reason)
-            continue
-        for contestant in found:
-            try:
-                errors[contestant.name] = verify(contestant, problem)
-                contestants.append(contestant)
-            except Wrong as mistake:
-                wrong[contestant.name] = str(mistake)
-
+    taking_part = verified(Problem(case), peers, threads)
+    sizes = sorted(limits.sizes(case, threads))
     probes: dict[str, Callable[[], float]] = {
         "one": limits.peak_probe(case.dtype, 1, effort.block),
         "all": limits.peak_probe(case.dtype, threads, effort.block),
-        **{
-            f"{size}": limits.read_probe(size, threads)
-            for size in sorted(limits.sizes(case, threads))
-        },
+        **{str(size): limits.read_probe(size, threads) for size in sizes},
     }
     others = Others()
-    timings, figures = time_in_turn(contestants, probes, effort, threads, errors)
-    peak, peak_one = figures.pop("all"), figures.pop("one")
-    bandwidth = {int(size): figure for size, figure in figures.items()}
-    limit = limits.seconds(case, threads, peak, bandwidth)
+    timings, figures = time_in_turn(taking_part, probes, effort, threads)
+    bandwidth = {size: figures[str(size)] for size in sizes}
     return Result(
         case,
         threads,
-        peak,
-        peak_one,
+        figures["all"],
+        figures["one"],
         bandwidth,
-        limit,
+        limits.seconds(case, threads, figures["all"], bandwidth),
         timings,
-        skipped,
-        wrong,
+        taking_part.skipped,
+        taking_part.wrong,
         others.cpus(),
     )
+
+
+def verified(problem: Problem, peers: Sequence[str], threads: int) -> Field:
+    """Return the contestants of these peers, those that are right apart from the others."""
+    found = Field()
+    for peer in peers:
+        baseline = load(peer)
+        if isinstance(baseline, str):
+            found.skipped[peer] = baseline
+            continue
+        # A peer that fails in whatever way must not end the run.
+        try:
+            contestants = baseline.prepare(problem, threads)
+        except Unsupported as reason:
+            found.skipped[peer] = str(reason)
+            continue
+        except Exception as error:
+            found.wrong[peer] = repr(error)
+            continue
+        for contestant in contestants:
+            try:
+                found.errors[contestant.name] = verify(contestant, problem)
+                found.contestants.append(contestant)
+            except Wrong as mistake:
+                found.wrong[contestant.name] = str(mistake)
+            except Exception as error:
+                found.wrong[contestant.name] = repr(error)
+    return found
 
 
 class Wrong(Exception):
@@ -139,13 +152,10 @@ def norm(a: Array) -> float:
 
 
 def time_in_turn(
-    contestants: Sequence[Contestant],
-    probes: dict[str, Callable[[], float]],
-    effort: Effort,
-    threads: int,
-    errors: dict[str, float],
+    taking_part: Field, probes: dict[str, Callable[[], float]], effort: Effort, threads: int
 ) -> tuple[dict[str, Timing], dict[str, float]]:
     """Time blocks of each contestant's calls and the probes, all in turn; return the medians."""
+    contestants, errors = taking_part.contestants, taking_part.errors
     plans = {c.name: calibrate(c, effort) for c in contestants}
     blocks: dict[str, list[float]] = {c.name: [] for c in contestants}
     figures: dict[str, list[float]] = {name: [] for name in probes}

@@ -197,6 +197,24 @@ def test_a_missing_peer_is_left_out_and_named(monkeypatch, capsys):
     assert "- torch: skipped in 1 case, not installed" in report.markdown(run_of([result]))
 
 
+def test_a_peer_that_fails_does_not_end_the_run(monkeypatch):
+    def prepare(problem, threads):
+        raise RuntimeError("no such kernel")
+
+    def run(i):
+        raise MemoryError
+
+    peer = baselines.load("reference")
+    monkeypatch.setattr(peer, "prepare", prepare)
+    assert (
+        "no such kernel"
+        in measure.measure(SMALL, ["reference"], 1, measure.QUICK).wrong["reference"]
+    )
+    monkeypatch.setattr(peer, "prepare", lambda *_: [baselines.Contestant("reference", run, dict)])
+    result = measure.measure(SMALL, [OURS, "reference"], 1, measure.QUICK)
+    assert "MemoryError" in result.wrong["reference"] and result.ours
+
+
 def test_a_slow_reference_is_left_out(monkeypatch):
     monkeypatch.setattr(baselines.load("reference"), "LIMIT", 0.0)
     result = measure.measure(SMALL, ["reference"], 1, measure.QUICK)
