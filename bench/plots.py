@@ -110,7 +110,7 @@ def ratio_map(run: Run, results: Sequence[Result], threads: int) -> Any:
     bar.ax.set_yticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
-    bar.set_label("time of the best peer / ours")
+    bar.set_label("time of the best peer / ours", labelpad=8)
     peers = [LABELS[p] for p in RIVALS if any(p in r.timings for r in results)]
     title = f"fusedrnn against the best of {', '.join(peers)}\n{place(run, threads)}"
     figure.suptitle(title, fontsize=10)
@@ -335,16 +335,10 @@ def draw_gain(axis: Any, found: Sequence[Result], mode: str) -> None:
     rows = sorted({r.case: r for r in found}.values(), key=lambda r: r.case.flops)
     xs = [r.case.flops / 1e6 for r in rows]
     machine = [r.peak / r.peak_one for r in rows]
-    axis.plot(xs, machine, "--", color="black", lw=0.9)
-    axis.annotate(
-        "the machine's peak",
-        (xs[0], machine[0]),
-        xytext=(0, 3),
-        textcoords="offset points",
-        fontsize=7.5,
-    )
+    axis.plot(xs, machine, "_", ms=9, mew=1.2, color="black", label="the machine's peak")
     gains = [gain_of_threads(r) or math.nan for r in rows]
     axis.plot(xs, gains, "o", ms=4, color=PEER_COLOURS[OURS])
+    axis.legend(loc="lower right", fontsize=7.5)
     axis.set_xscale("log")
     axis.set_ylim(0, 1.15 * max(machine + [gain for gain in gains if gain > 0]))
     axis.grid()
