@@ -10,6 +10,7 @@ largest relative error on that interval (Remez' exchange algorithm, 60 digits).
 Run ``python bench/fit_vecmath.py``; needs mpmath.
 """
 
+import functools
 from collections.abc import Callable
 
 import mpmath as mp
@@ -28,6 +29,11 @@ def c_of_square(z: mp.mpf) -> mp.mpf:
 def evaluate(c: Polynomial, z: mp.mpf) -> mp.mpf:
     """1 + c1 z + c2 z^2 + ... for c = [c1, c2, ...]."""
     return 1 + z * mp.polyval(c[::-1], z)
+
+
+def relative_error(c: Polynomial, z: mp.mpf) -> mp.mpf:
+    """How far the polynomial is from C."""
+    return evaluate(c, z) / c_of_square(z) - 1
 
 
 def extrema(error: Callable[[mp.mpf], mp.mpf], z_max: mp.mpf, n: int) -> list[mp.mpf]:
@@ -59,8 +65,8 @@ def remez(degree: int, z_max: mp.mpf) -> tuple[Polynomial, mp.mpf]:
             equations[i, degree] = (-1) ** i * c_of_square(z)
             right[i] = c_of_square(z) - 1
         c = list(mp.lu_solve(equations, right))[:degree]
-        places = extrema(lambda z, c=c: evaluate(c, z) / c_of_square(z) - 1, z_max, n)
-    return c, max(abs(evaluate(c, z) / c_of_square(z) - 1) for z in places)
+        places = extrema(functools.partial(relative_error, c), z_max, n)
+    return c, max(abs(relative_error(c, z)) for z in places)
 
 
 def rounded(x: mp.mpf, bits: int) -> mp.mpf:

@@ -1,0 +1,191 @@
+"""The command line: ``python -m bench``, in the root of a checkout."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fusedrnn
+
+from . import baselines, cases, compare, limits, machine, report, results, worker
+from .measure import FULL, QUICK
+from .progress import Progress
+from .results import Result, Run
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    p = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Verify and time fusedrnn beside its peers and the machine's limit.",
+    )
+    some: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    cells = fusedrnn.info()["cells"]
+    p.add_argument("--quick", action="store_true", help="a few small cases: is it all correct?")
+    p.add_argument(
+        "--cell", **some, choices=cells, default=list(cases.CELLS), help=", ".join(cells)
+    )
+    p.add_argument(
+        "--mode",
+        **some,
+        choices=cases.MODES,
+        default=list(cases.MODES),
+        help=", ".join(cases.MODES),
+    )
+    p.add_argument(
+        "--threads",
+        nargs="+",
+        type=thread_count,
+        metavar="N",
+        default=sorted({1, machine.available_cpus()}),
+        help="numbers of threads (default: 1 and all: %(default)s)",
+    )
+    p.add_argument(
+        "--peers",
+        **some,
+        choices=baselines.PEERS[1:],
+        default=list(baselines.PEERS[1:]),
+        help=", ".join(baselines.PEERS[1:]) + " (default: all that are installed)",
+    )
+    p.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    p.add_argument("--no-memory", action="store_true", help="leave out the memory that calls take")
+    p.add_argument("--no-scaling", action="store_true", help="leave out the growth in T, B and H")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the results")
+    p.add_argument("--plot", type=Path, metavar="DIR", help="write plots (needs matplotlib)")
+    instead = p.add_mutually_exclusive_group()
+    instead.add_argument("--show", type=Path, metavar="FILE", help="report results, don't measure")
+    instead.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A.json", "B.json"),
+        help="show what became slower or faster from A to B; the exit status is 1 if slower",
+    )
+    return p
+
+
+def thread_count(text: str) -> int:
+    """Return a number of threads from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of threads from 1, got {number}")
+    return number
+
+
+def plan(options: argparse.Namespace) -> dict[cases.Case, list[str]]:
+    """Return the cases to run, and with whom."""
+    peers = [baselines.OURS, *options.peers]
+    make = cases.quick if options.quick else cases.grid
+    planned = {c: peers for c in make(options.cell, options.dtype) if c.mode in options.mode}
+    if options.quick or options.no_scaling or "lstm" not in options.cell:
+        return planned
+    rivals = [peer for peer in peers if peer != "reference"]
+    for name, line in cases.scaling(options.dtype).items():
+        for case in line:
+            if case.mode in options.mode:
+                planned.setdefault(case, peers[:1] if name == "train long" else rivals)
+    return planned
+
+
+def run(options: argparse.Namespace, command: str) -> Run:
+    """Measure everything."""
+    peers = available(options.peers)
+    planned = {
+        case: [p for p in wanted if p in (baselines.OURS, *peers)]
+        for case, wanted in plan(options).items()
+    }
+    if not planned:
+        raise SystemExit("bench: there are no such cases")
+    in_grid = {*cases.grid(options.cell, options.dtype), *cases.quick(options.cell, options.dtype)}
+    memory_cases = {
+        case: [p for p in wanted if p != "reference"]
+        for case, wanted in planned.items()
+        if case in in_grid and case.mode != "step" and not options.no_memory
+    }
+    total = len(planned) * len(options.threads) + len(memory_cases)
+    progress = Progress(total)
+    roofs, found = {}, []
+    for threads in options.threads:
+        roofs[threads] = limits.roofs(options.dtype, threads)
+        for result in worker.run_cases(planned, threads, QUICK if options.quick else FULL):
+            found.append(result)
+            progress.step(line(result))
+            for name, mistake in result.wrong.items():
+                progress.note(f"WRONG: {result.case}: {name}: {mistake}")
+    found = [with_memory(r, memory_cases, options.threads[0], progress) for r in found]
+    progress.close()
+    return Run(
+        datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        command,
+        machine.describe(),
+        machine.versions(peers),
+        fusedrnn.info(),
+        roofs,
+        found,
+    )
+
+
+def available(peers: Sequence[str]) -> list[str]:
+    """Return the peers that can be imported; say which can't."""
+    found = []
+    for peer in peers:
+        baseline = baselines.load(peer)
+        if isinstance(baseline, str):
+            print(f"{peer}: skipped, {baseline}", file=sys.stderr)
+        else:
+            found.append(peer)
+    return found
+
+
+def with_memory(
+    result: Result, wanted: dict[cases.Case, list[str]], threads: int, progress: Progress
+) -> Result:
+    """Add the memory that calls take, measured on one number of threads."""
+    if result.threads != threads or result.case not in wanted:
+        return result
+    memory = {p: worker.run_memory(result.case, p, threads) for p in wanted[result.case]}
+    progress.step(f"{result.case}: memory")
+    return dataclasses.replace(result, memory={p: m for p, m in memory.items() if m})
+
+
+def line(result: Result) -> str:
+    """Return a result in one line."""
+    text = f"{result.case}, {report.count(result.threads, 'thread')}"
+    if result.ours:
+        text += f": {report.micros(result.ours.median)} us, {result.fraction:.2f} of the limit"
+    if result.ratio:
+        text += f", {result.ratio:.2f} x {result.best_peer}"
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(given)
+    if options.compare:
+        text, worse = compare.compare(*(results.load(path) for path in options.compare))
+        print(text)
+        return int(worse)
+    if options.show:
+        measured = results.load(options.show)
+    else:
+        measured = run(options, shlex.join(["python", "-m", "bench", *given]))
+    if options.json:
+        measured.save(options.json)
+    if options.plot:
+        from . import plots  # matplotlib is optional
+
+        for path in plots.draw(measured, options.plot):
+            print(path, file=sys.stderr)
+    print(report.markdown(measured))
+    return int(any(r.wrong for r in measured.results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What is measured: cells, modes, sizes, and how many operations they take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fusedrnn import reference
+
+CELLS = ("lstm", "gru", "rnn_tanh")
+MODES = ("infer", "train", "step")
+
+# B, T, H = I
+GRID = (
+    (1, 1, 64),
+    (1, 1, 256),
+    (1, 100, 64),
+    (1, 100, 256),
+    (1, 100, 512),
+    (1, 50, 1024),
+    (8, 100, 128),
+    (32, 100, 64),
+    (32, 100, 128),
+    (32, 100, 256),
+    (64, 50, 512),
+    (64, 25, 1024),
+    (256, 16, 128),
+)
+SMALL_HIDDEN = (8, 16, 32, 40)  # with I = 1, B = 1, T = 2000: audio and control
+STEP_HIDDEN = (64, 256)
+# One axis at a time grows from the case in the middle.
+MIDDLE = {"batch": 8, "steps": 64, "hidden": 128}
+SCALING = {
+    "batch": (1, 2, 4, 8, 16, 32, 64, 128, 256),
+    "steps": (16, 32, 64, 128, 256, 512, 1024),
+    "hidden": (16, 32, 64, 128, 256, 512, 1024),
+}
+LONG_STEPS, LONG_HIDDEN = 100_000, 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer, one direction, one way to call it."""
+
+    cell: str
+    mode: str  # infer; train: forward and all gradients; step: one call with B = T = 1
+    batch: int  # B
+    steps: int  # T
+    input: int  # I
+    hidden: int  # H
+    dtype: str = "float32"
+
+    @property
+    def gates(self) -> int:
+        """G: each weight has G*H rows."""
+        return len(reference.CELLS[self.cell].gates)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return 8 if self.dtype == "float64" else 4
+
+    @property
+    def small(self) -> bool:
+        """Whether it is one of the small cells, where activations take most of the time."""
+        return self.input == 1
+
+    @property
+    def flops(self) -> float:
+        """Operations of the products, two for a multiply-add; activations count as none.
+
+        Forward multiplies W by x and R by h; backward multiplies both by the gradients of the
+        gates, and these by x and by h.
+        """
+        products = self.gates * self.hidden * (self.input + self.hidden)
+        return 2.0 * self.steps * self.batch * products * (3 if self.mode == "train" else 1)
+
+    @property
+    def shape(self) -> str:
+        """The sizes, in words."""
+        sizes = (
+            f"I=H={self.hidden}" if self.input == self.hidden else f"I={self.input} H={self.hidden}"
+        )
+        return f"B={self.batch} T={self.steps} {sizes}"
+
+    def __str__(self) -> str:
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.cell} {self.mode} {self.shape}{dtype}"
+
+
+def grid(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
+    """Return the cases that count for the targets, by cell and mode."""
+    shapes = [(b, t, h, h) for b, t, h in GRID] + [(1, 2000, 1, h) for h in SMALL_HIDDEN]
+    found = []
+    for cell in cells:
+        found += [Case(cell, "infer", *shape, dtype) for shape in shapes]
+        found += [Case(cell, "train", *shape, dtype) for shape in shapes if shape[1] > 1]
+        found += [Case(cell, "step", 1, 1, h, h, dtype) for h in STEP_HIDDEN]
+    return found
+
+
+def scaling(dtype: str = "float32") -> dict[str, list[Case]]:
+    """Return how an LSTM grows in T, B and H, and a very long sequence."""
+    cases: dict[str, list[Case]] = {}
+    for mode in ("infer", "train"):
+        for axis, values in SCALING.items():
+            cases[f"{mode} {axis}"] = line = []
+            for value in values:
+                batch, steps, hidden = ({**MIDDLE, axis: value}[name] for name in MIDDLE)
+                line.append(Case("lstm", mode, batch, steps, hidden, hidden, dtype))
+    long = Case("lstm", "train", 1, LONG_STEPS, LONG_HIDDEN, LONG_HIDDEN, dtype)
+    return {**cases, "train long": [long]}
+
+
+def quick(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
+    """Return a few small cases: all that the harness does, in seconds."""
+    return [
+        case
+        for cell in cells
+        for case in (
+            Case(cell, "infer", 1, 1, 24, 24, dtype),
+            Case(cell, "infer", 5, 12, 24, 24, dtype),
+            Case(cell, "train", 5, 12, 24, 24, dtype),
+            Case(cell, "step", 1, 1, 24, 24, dtype),
+        )
+    ]

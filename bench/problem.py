@@ -1,0 +1,100 @@
+"""The data of a case: what every peer is given, and what the reference makes of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusedrnn import reference
+
+from .cases import Case
+
+Array = npt.NDArray[np.floating[Any]]
+INPUTS = 2  # in turn, so that nothing can be kept from one call to the next
+
+
+class Problem:
+    """Parameters, inputs, initial state and the gradient of the output.
+
+    A loop of single steps begins without a state, the other modes are given one.
+
+    Attributes
+    ----------
+    parameters : dict of arrays
+        torch's names and shapes.
+    inputs : list of `INPUTS` arrays [T, B, I]
+    state : tuple of arrays [1, B, H], or None
+        (h, c) of an LSTM, else (h,).
+    dy : array [T, B, H]
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        rng = np.random.default_rng(7)
+        dtype = np.dtype(case.dtype).type
+
+        def normal(*shape: int) -> Array:
+            return np.asarray(rng.standard_normal(shape, dtype=dtype))
+
+        def uniform(shape: tuple[int, ...]) -> Array:  # torch's initial values
+            return np.asarray((2 * rng.random(shape, dtype=dtype) - 1) * case.hidden**-0.5)
+
+        shapes = reference.parameter_shapes(case.cell, case.input, case.hidden)
+        self.parameters = {name: uniform(shape) for name, shape in shapes.items()}
+        self.inputs = [normal(case.steps, case.batch, case.input) for _ in range(INPUTS)]
+        self.dy = normal(case.steps, case.batch, case.hidden)
+        self._expected: dict[int, dict[str, Array]] = {}
+        self.state: tuple[Array, ...] | None = None
+        if case.mode != "step":
+            states = reference.CELLS[case.cell].states
+            self.state = tuple(0.5 * normal(1, case.batch, case.hidden) for _ in states)
+
+    @property
+    def call_state(self) -> Any:
+        """The state as calls take it: a tuple for an LSTM, an array else, or None."""
+        return self.state[0] if self.state and len(self.state) == 1 else self.state
+
+    def expected(self, i: int) -> dict[str, Array]:
+        """Return what the reference computes, in float64, from input i; once for each."""
+        if i not in self._expected:
+            begin = time.perf_counter()
+            self._expected[i] = solve(reference, self, i)
+            self._reference_seconds = time.perf_counter() - begin
+        return self._expected[i]
+
+    @property
+    def reference_seconds(self) -> float:
+        """What the reference takes for that."""
+        self.expected(0)
+        return self._reference_seconds
+
+
+def solve(functions: Any, problem: Problem, i: int, parameters: Any = None) -> dict[str, Array]:
+    """Return the named results of `infer`, or of `forward` and `backward`.
+
+    `functions` is `fusedrnn.reference` or `fusedrnn.functional`.
+    """
+    case, x = problem.case, problem.inputs[i]
+    parameters = problem.parameters if parameters is None else parameters
+    if case.mode != "train":
+        return named(*functions.infer(case.cell, x, parameters, problem.call_state))
+    y, state, tape = functions.forward(case.cell, x, parameters, problem.call_state)
+    return named(y, state, functions.backward(tape, problem.dy))
+
+
+def named(y: Array, state: Any, gradients: Any = None) -> dict[str, Array]:
+    """Return the results by name; `gradients` as `backward` returns them."""
+    results = {"y": y, **by_state("", state)}
+    if gradients is None:
+        return results
+    results |= {"dx": gradients.x, **by_state("d", gradients.state)}
+    return results | {f"d_{name}": d for name, d in gradients.parameters.items()}
+
+
+def by_state(prefix: str, state: Any) -> dict[str, Array]:
+    """Return the states by name: h, and c of an LSTM."""
+    states = state if isinstance(state, tuple) else (state,)
+    return {f"{prefix}{name}": s for name, s in zip("hc", states, strict=False)}

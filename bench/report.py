@@ -1,0 +1,192 @@
+"""A run as Markdown: what was measured, and every target beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import cases
+from .baselines import OURS, PEERS, STREAM, ours
+from .results import Result, Run
+from .targets import NAMES, RTNEURAL, TARGETS, gain_of_threads, rtneural_ratio
+
+MODES = {"infer": "Inference", "train": "Training", "step": "One step from Python"}
+MIB = 1 << 20
+BUSY = 0.1  # CPUs of others: above, figures on several threads mean little
+
+
+def markdown(run: Run) -> str:
+    """Return all of it."""
+    sections = [header(run)]
+    threads = sorted({r.threads for r in run.results})
+    for n in threads:
+        results = [r for r in run.results if r.threads == n]
+        for title, rows in split(results).items():
+            if rows:
+                table = steps_table if rows[0].case.mode == "step" else cases_table
+                sections += [f"### {title}, {count(n, 'thread')}", table(rows)]
+        if any(rtneural_ratio(r) for r in results):
+            sections += [f"### Small cells, {count(n, 'thread')}", small_table(results)]
+    sections += skipped_lines(run.results)
+    sections += ["### Targets", targets_table(run)]
+    return "\n\n".join(filter(None, sections))
+
+
+def split(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return the results by table: by mode, and apart from these how an LSTM grows."""
+    growth = {c for line in cases.scaling().values() for c in line} - set(cases.grid())
+    found: dict[str, list[Result]] = {title: [] for title in (*MODES.values(), "Growth")}
+    for r in results:
+        found["Growth" if r.case in growth else MODES[r.case.mode]].append(r)
+    return found
+
+
+def header(run: Run) -> str:
+    """Return where, when and with what."""
+    machine = run.machine
+    versions = ", ".join(f"{peer} {version}" for peer, version in run.versions.items())
+    lines = [
+        "## Benchmark",
+        f"{run.date}, `{run.command}`",
+        f"{machine['cpu']}, {count(machine['cpus'], 'CPU')}, {machine['system']}, "
+        f"Python {machine['python']}",
+        f"fusedrnn {run.info['version']}, {run.info['isa']}, {run.info['compiler']}; {versions}",
+    ]
+    busy = sorted(r.others for r in run.results if r.others is not None)
+    if busy:
+        lines.append(
+            f"meanwhile other processes kept {busy[len(busy) // 2]:.2f} CPUs busy, "
+            f"at most {busy[-1]:.2f}"
+            + ("" if busy[-1] < BUSY else ": **the machine wasn't quiet**")
+        )
+    for n, roof in run.roofs.items():
+        reads = ", ".join(f"{size} KiB {rate / 1e9:.0f}" for size, rate in roof["read"].items())
+        peak = f"{roof['peak'] / 1e9:.0f} GFLOP/s"
+        lines.append(f"{count(n, 'thread')}: peak {peak}; GB/s from {reads}")
+    return "\n\n".join([lines[0], "  \n".join(lines[1:])])
+
+
+def count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
+
+
+def table(columns: dict[str, list[str]]) -> str:
+    """Return a table, aligned to the right; empty columns are left out."""
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    lines = [f"| {' | '.join(columns)} |", "|" + "---:|" * len(columns)]
+    rows = zip(*columns.values(), strict=True)
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def micros(seconds: float | None) -> str:
+    """Return microseconds in three figures or more."""
+    if seconds is None:
+        return ""
+    value = 1e6 * seconds
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def median(result: Result, contestant: str) -> float | None:
+    timing = result.timings.get(contestant)
+    return timing.median if timing else None
+
+
+def contestants(results: Sequence[Result]) -> list[str]:
+    """Return all that were timed, peers in their order."""
+    names = dict.fromkeys(name for r in results for name in r.timings)
+    return sorted(names, key=lambda name: PEERS.index(name.split(":")[0]))
+
+
+def cases_table(results: Sequence[Result]) -> str:
+    peers = [n for n in contestants(results) if not n.startswith(OURS)]
+    gains = [gain_of_threads(r) for r in results]
+    modes = {r.case.mode for r in results}
+    return table(
+        {
+            "cell": [NAMES[r.case.cell] for r in results],
+            "mode": [r.case.mode if len(modes) > 1 else "" for r in results],
+            **{letter: [str(getattr(r.case, name)) for r in results] for letter, name in SIZES},
+            "ours us": [micros(median(r, OURS)) for r in results],
+            "GFLOP/s": [number(r.gflops, 1) for r in results],
+            "of the limit": [number(r.fraction) for r in results],
+            **{f"{p} us": [micros(median(r, p)) for r in results] for p in peers},
+            "best peer / ours": [number(r.ratio) for r in results],
+            "1 thread / all": [number(gain) for gain in gains],
+            "machine": [
+                number(r.peak / r.peak_one) if gain else ""
+                for r, gain in zip(results, gains, strict=True)
+            ],
+            "ours MiB": [memory(r, OURS) for r in results],
+            "best peer MiB": [memory(r, r.best_peer) for r in results],
+        }
+    )
+
+
+SIZES = (("B", "batch"), ("T", "steps"), ("I", "input"), ("H", "hidden"))
+
+
+def memory(result: Result, peer: str | None) -> str:
+    found = result.memory.get(peer or "")
+    return number(found.peak / MIB, 1) if found else ""
+
+
+def steps_table(results: Sequence[Result]) -> str:
+    peers = [n for n in contestants(results) if not n.startswith(OURS)]
+    return table(
+        {
+            "cell": [NAMES[r.case.cell] for r in results],
+            "I = H": [str(r.case.hidden) for r in results],
+            "`layer(x)` us": [micros(median(r, OURS)) for r in results],
+            "kernels in it": [micros(r.kernel()) for r in results],
+            "`stream.step(x)` us": [micros(median(r, ours(STREAM))) for r in results],
+            "kernels in that": [micros(r.kernel(STREAM)) for r in results],
+            "of the limit": [number(r.fraction) for r in results],
+            **{f"{p} us": [micros(median(r, p)) for r in results] for p in peers},
+            "best peer / layer": [number(r.ratio) for r in results],
+        }
+    )
+
+
+def small_table(results: Sequence[Result]) -> str:
+    rows = [r for r in results if rtneural_ratio(r)]
+    text = "Microseconds a step. RTNeural: figures from another run, on a Zen 4 core.\n\n"
+    return text + table(
+        {
+            "cell": [NAMES[r.case.cell] for r in rows],
+            "H": [str(r.case.hidden) for r in rows],
+            "ours": [number(1e6 * (median(r, OURS) or 0) / r.case.steps, 3) for r in rows],
+            "RTNeural": [number(RTNEURAL[r.case.cell, r.case.hidden], 3) for r in rows],
+            "RTNeural / ours": [number(rtneural_ratio(r)) for r in rows],
+        }
+    )
+
+
+def skipped_lines(results: Sequence[Result]) -> list[str]:
+    """Return who is left out and why, and whose results are wrong."""
+    skipped: dict[tuple[str, str], int] = {}
+    for r in results:
+        for peer, reason in r.skipped.items():
+            skipped[peer, reason] = skipped.get((peer, reason), 0) + 1
+    lines = [f"- {p}: skipped in {count(n, 'case')}, {why}" for (p, why), n in skipped.items()]
+    lines += [f"- **WRONG** {r.case}: {name}: {w}" for r in results for name, w in r.wrong.items()]
+    return ["\n".join(lines)]
+
+
+def targets_table(run: Run) -> str:
+    """Return every target beside what was measured."""
+    threads = sorted({r.threads for r in run.results})
+    columns: dict[str, list[str]] = {
+        "target": [t.name for t in TARGETS],
+        "": [t.bound for t in TARGETS],
+    }
+    for n in threads:
+        results = [r for r in run.results if r.threads == n]
+        outcomes = [t.judge(results) for t in TARGETS]
+        columns[count(n, "thread")] = [o.measured for o in outcomes]
+        columns[f"met ({n})"] = [o.verdict for o in outcomes]
+    lines = [f"| {' | '.join(columns)} |", "|---|---|" + "---|---|" * len(threads)]
+    rows = zip(*columns.values(), strict=True)
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
