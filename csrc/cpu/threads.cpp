@@ -56,9 +56,10 @@ Ticks now() {
 
 // ---- Other work on our CPUs ---------------------------------------------------------------------
 
-// A thread that loses its CPU gets it back after a time slice of about 3 ms; steps between two
-// barriers are not that uneven. So a wait of this length tells the two apart.
-constexpr Ticks kHeldUp = 1'000'000;
+// A thread that loses its CPU gets it back after a time slice of about 3 ms. A wait of this length may
+// be one for such a thread; if such waits are more than this part of a barrier's life, they are.
+constexpr Ticks kLongWait = 1'000'000;
+constexpr Ticks kPartOfLife = 4;
 // How long the pool is careful afterwards, the first time and at most. Each try costs a time slice.
 constexpr Ticks kFirstCare = 20'000'000, kLongestCare = 1'280'000'000;
 
@@ -81,7 +82,7 @@ bool careful() {
   return until != 0 && now() < until;
 }
 
-Barrier::Barrier(int size) : size_(size), missing_(size) {}
+Barrier::Barrier(int size) : size_(size), born_(now()), missing_(size) {}
 
 void Barrier::wait() {
   // Can't be stale or early: the generation only moves on when this thread has arrived, too.
@@ -93,15 +94,17 @@ void Barrier::wait() {
   }
   Backoff backoff;
   Ticks begin = 0;
-  bool held_up = false;
   while (generation_.load(std::memory_order_acquire) == generation) {
     backoff.wait();
-    if (!backoff.yields() || held_up) continue;
-    const Ticks time = now();
-    if (begin == 0) begin = time;
-    held_up = time - begin > kHeldUp;
-    if (held_up) take_care(time);
+    if (backoff.yields() && begin == 0) begin = now();
   }
+  if (begin != 0) waited(begin, now());
+}
+
+void Barrier::waited(Ticks begin, Ticks end) {
+  if (end - begin < kLongWait) return;
+  const Ticks sum = long_waits_.fetch_add(end - begin, std::memory_order_relaxed) + end - begin;
+  if (sum > (end - born_) / kPartOfLife) take_care(end);
 }
 
 void Team::sync() const {

@@ -20,17 +20,21 @@ inline constexpr int kMaxThreads = 1024;
 
 // A reusable barrier for `size` threads. wait() returns when all of them have called it; what they
 // wrote before is then visible to each. It spins briefly, then yields the CPU while it waits, so
-// that more threads than cores still make progress. A long wait makes the pool careful(): probably
-// the other thread has no CPU.
+// that more threads than cores still make progress. Where long waits take much of its life, the
+// pool is careful(): the other thread probably has no CPU.
 class Barrier {
  public:
   explicit Barrier(int size);
   void wait();
 
  private:
+  void waited(std::int64_t begin, std::int64_t end);
+
   // Arriving writes `missing_`, waiting reads `generation_`: on different cache lines (64 bytes on
   // x86 and on most ARM cores), lest each arrival disturb all who wait.
   const int size_;
+  const std::int64_t born_;  // in nanoseconds
+  std::atomic<std::int64_t> long_waits_{0};
   alignas(64) std::atomic<int> missing_;
   alignas(64) std::atomic<unsigned> generation_{0};
 };
