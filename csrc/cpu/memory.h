@@ -1,10 +1,12 @@
 // Memory for the drivers: cache-line aligned, never initialised, with sizes that are checked.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -28,17 +30,72 @@ inline constexpr std::size_t cache_line = 64;
 // machine first touch is 5 times faster, reading 24 MiB again and again 1.2 times.)
 inline constexpr std::int64_t huge_page = 2 << 20;
 
+constexpr bool is_large(std::int64_t bytes) { return bytes >= 2 * huge_page; }
+
+// The large blocks that were given back last, for the next ones of the same sizes: a training loop
+// packs its weights anew at every step, and at batch 1 their fresh pages cost a fifth of the step
+// (LSTM, H = 1024). A thread that finds it in use by another does without.
+class SpareBlocks {
+ public:
+  // A block of exactly this size, or null.
+  void* take(std::int64_t bytes) {
+    if (busy_.test_and_set(std::memory_order_acquire)) return nullptr;
+    void* found = nullptr;
+    for (Block& block : blocks_) {
+      if (block.p == nullptr || block.bytes != bytes || found != nullptr) continue;
+      found = std::exchange(block.p, nullptr);
+      kept_ -= bytes;
+    }
+    busy_.clear(std::memory_order_release);
+    return found;
+  }
+  // Keeps the block, in place of older ones where there are too many; or frees it.
+  void give(void* p, std::int64_t bytes) {
+    if (bytes > limit || busy_.test_and_set(std::memory_order_acquire)) return std::free(p);
+    do {
+      Block& oldest = blocks_[next_];
+      next_ = (next_ + 1) % count;
+      if (oldest.p != nullptr) kept_ -= oldest.bytes;
+      std::free(std::exchange(oldest.p, nullptr));
+    } while (kept_ + bytes > limit);
+    blocks_[(next_ + count - 1) % count] = {p, bytes};
+    kept_ += bytes;
+    busy_.clear(std::memory_order_release);
+  }
+
+ private:
+  static constexpr int count = 16;
+  static constexpr std::int64_t limit = 128 << 20;  // bytes in all
+  struct Block {
+    void* p = nullptr;
+    std::int64_t bytes = 0;
+  };
+  std::atomic_flag busy_;
+  Block blocks_[count];
+  std::int64_t kept_ = 0;
+  int next_ = 0;  // the slot that was filled longest ago
+};
+inline constinit SpareBlocks spare_blocks;  // never destroyed: threads may outlive main
+
 inline void* allocate(std::int64_t bytes) {
   if (bytes > INT64_MAX - huge_page) throw std::bad_alloc();
-  const bool huge = bytes >= 2 * huge_page;
-  const std::size_t alignment = huge ? huge_page : cache_line;
+  const std::size_t alignment = is_large(bytes) ? huge_page : cache_line;
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  if (is_large(bytes))
+    if (void* spare = spare_blocks.take(bytes)) return spare;
   void* const p = std::aligned_alloc(alignment, rounded == 0 ? cache_line : rounded);
   if (p == nullptr) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (huge) madvise(p, bytes / huge_page * huge_page, MADV_HUGEPAGE);  // a hint: it may fail
+  if (is_large(bytes)) madvise(p, rounded, MADV_HUGEPAGE);  // a hint: it may fail
 #endif
   return p;
+}
+
+inline void release(void* p, std::int64_t bytes) {
+  if (is_large(bytes))
+    spare_blocks.give(p, bytes);
+  else
+    std::free(p);
 }
 
 // Uninitialised, aligned to a cache line, which is also the widest vector.
@@ -48,18 +105,17 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::int64_t n) {
     const std::int64_t bytes = checked_product(n, sizeof(T));
-    data_.reset(static_cast<T*>(allocate(bytes)));
-    bytes_ = bytes;
+    data_ = {static_cast<T*>(allocate(bytes)), Release{bytes}};
   }
   T* data() const { return data_.get(); }
-  std::int64_t bytes() const { return bytes_; }
+  std::int64_t bytes() const { return data_.get_deleter().bytes; }
 
  private:
-  std::int64_t bytes_ = 0;
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
+  struct Release {
+    std::int64_t bytes = 0;
+    void operator()(T* p) const { release(p, bytes); }
   };
-  std::unique_ptr<T, Free> data_;
+  std::unique_ptr<T, Release> data_;
 };
 
 // Scratch memory of one call: take() as often as needed, all of it is given back at the end. A

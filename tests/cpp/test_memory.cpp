@@ -4,9 +4,12 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <vector>
 
 using namespace fusedrnn;
 
@@ -119,6 +122,64 @@ TEST_CASE("Scratch: an inner one takes nothing from an outer one") {
   }
   Scratch next;
   CHECK(next.take<char>(1000) == after_all);
+}
+
+TEST_CASE("SpareBlocks: give back what was given last, of the same size, within limits") {
+  constexpr std::int64_t size = std::int64_t{5} << 20;
+  const auto block = [](std::int64_t bytes) { return std::aligned_alloc(cache_line, bytes); };
+  SpareBlocks spare;
+  CHECK(spare.take(size) == nullptr);
+  void* const a = block(size);
+  void* const b = block(2 * size);
+  spare.give(a, size);
+  spare.give(b, 2 * size);
+  CHECK(spare.take(3 * size) == nullptr);
+  CHECK(spare.take(2 * size) == b);
+  CHECK(spare.take(2 * size) == nullptr);
+  CHECK(spare.take(size) == a);
+  std::free(a);
+  std::free(b);
+  spare.give(block(size), size);
+  spare.give(block(size * 100), size * 100);  // more than it keeps of anything
+  CHECK(spare.take(size * 100) == nullptr);
+  for (int i = 0; i < 40; ++i) spare.give(block(size + i * 64), size + i * 64);  // 200 MiB and 40
+  CHECK(spare.take(size) == nullptr);
+  CHECK(spare.take(size + 64) == nullptr);
+  int kept = 0;
+  for (int i = 39; i >= 0; --i) {
+    void* const p = spare.take(size + i * 64);
+    const bool last = p != nullptr;
+    CHECK(last == (i >= 24));  // 16 blocks
+    kept += last;
+    std::free(p);
+  }
+  CHECK(kept == 16);
+  for (int i = 0; i < 4; ++i) spare.give(block(size * 10), size * 10);  // 2 of them in 128 MiB
+  void* const c = spare.take(size * 10);
+  void* const d = spare.take(size * 10);
+  CHECK((c != nullptr && d != nullptr));
+  CHECK(spare.take(size * 10) == nullptr);
+  std::free(c);
+  std::free(d);
+}
+
+TEST_CASE("AlignedBuffer: a large one comes back, also from several threads at once") {
+  constexpr std::int64_t n = (std::int64_t{9} << 20) + 4;
+  void* first = AlignedBuffer<char>(n).data();
+  CHECK(AlignedBuffer<char>(n).data() == first);
+  std::vector<std::thread> threads;
+  std::atomic<bool> alone{true};
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) {
+        const AlignedBuffer<char> mine(n);
+        mine.data()[0] = mine.data()[n - 1] = static_cast<char>(t);
+        std::this_thread::yield();
+        if (mine.data()[0] != t || mine.data()[n - 1] != t) alone = false;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(alone);
 }
 
 TEST_CASE("Scratch: bad_alloc for sizes beyond any machine, and it works on after that") {
