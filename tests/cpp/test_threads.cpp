@@ -178,7 +178,10 @@ TEST_CASE("parallel: an impatient caller runs alone while its workers sleep, and
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   int size = 0;
   const auto call = [&] {
-    parallel(2, [&](Team team) noexcept { size = team.rank == 0 ? team.size : size; }, 0);
+    const auto body = [&](Team team) noexcept {
+      if (team.rank == 0) size = team.size;
+    };
+    parallel(2, body, 0);
   };
   call();
   CHECK(size == 1);
