@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,19 @@ Array = npt.NDArray[np.floating[Any]]
 
 #: Cell name -> (number of gates G, number of states), as the kernels were compiled.
 CELLS: dict[str, tuple[int, int]] = _core.cells()
+
+
+@functools.lru_cache
+def parameter_names(num_layers: int, bidirectional: bool, bias: bool) -> tuple[str, ...]:
+    """Return the names of all parameters in torch's order."""
+    kinds = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if bias else [])
+    directions = ["", "_reverse"] if bidirectional else [""]
+    return tuple(
+        f"{kind}_l{layer}{direction}"
+        for layer in range(num_layers)
+        for direction in directions
+        for kind in kinds
+    )
 
 
 @dataclass(frozen=True)
@@ -38,16 +52,22 @@ class Network:
         """G*H, the rows of each weight."""
         return CELLS[self.cell][0] * self.hidden_size
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all parameters in torch's order."""
+        return parameter_names(self.num_layers, self.bidirectional, self.bias)
+
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the names and shapes of all parameters in torch's order."""
+        names = iter(self.names)
         for layer in range(self.num_layers):
             width = self.input_size if layer == 0 else self.directions * self.hidden_size
-            for direction in ("", "_reverse")[: self.directions]:
-                yield f"weight_ih_l{layer}{direction}", (self.rows, width)
-                yield f"weight_hh_l{layer}{direction}", (self.rows, self.hidden_size)
+            for _ in range(self.directions):
+                yield next(names), (self.rows, width)
+                yield next(names), (self.rows, self.hidden_size)
                 if self.bias:
-                    yield f"bias_ih_l{layer}{direction}", (self.rows,)
-                    yield f"bias_hh_l{layer}{direction}", (self.rows,)
+                    yield next(names), (self.rows,)
+                    yield next(names), (self.rows,)
 
     def counts(self) -> tuple[int, int]:
         """Return how many parameters `shapes` yields, and how many elements they have."""
@@ -60,13 +80,14 @@ class Network:
     def check_names(self, parameters: Mapping[str, object]) -> None:
         """Raise an error unless `parameters` is a mapping with exactly this network's names."""
         check_mapping(parameters)
-        names = {name for name, _ in self.shapes()}
+        names = set(self.names)
+        if set(parameters) == names:
+            return
         missing = sorted(names - set(parameters))
         unexpected = sorted(str(name) for name in set(parameters) - names)
-        if missing or unexpected:
-            problems = [f"missing {', '.join(missing)}"] if missing else []
-            problems += [f"unexpected {', '.join(unexpected)}"] if unexpected else []
-            raise ValueError(f"parameters: {'; '.join(problems)}")
+        problems = [f"missing {', '.join(missing)}"] if missing else []
+        problems += [f"unexpected {', '.join(unexpected)}"] if unexpected else []
+        raise ValueError(f"parameters: {'; '.join(problems)}")
 
     def pack(
         self,
@@ -80,7 +101,7 @@ class Network:
 
         Without `copy` the arrays must stay as they are until the last call of `forward`.
         """
-        names = [name for name, _ in self.shapes()]
+        names = list(self.names)
         return _core.PackedWeights(
             self.cell,
             [parameters[name] for name in names],
@@ -139,7 +160,8 @@ def network_of(cell: str, parameters: Mapping[str, object]) -> Network:
 
 def dtype_of(parameters: Mapping[str, object]) -> str:
     """Return "float32" or "float64", the dtype of the first weight, which all must have."""
-    return _matrix(parameters, "weight_ih_l0").dtype.name
+    weight = _matrix(parameters, "weight_ih_l0")
+    return "float32" if weight.itemsize == 4 else "float64"  # dtype.name takes microseconds
 
 
 def _matrix(parameters: Mapping[str, object], name: str) -> Array:

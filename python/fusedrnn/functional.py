@@ -111,7 +111,7 @@ class Weights:
     ) -> None:
         self._network = network
         self._packed = network.pack(parameters, dtype, owner, copy=True)
-        names = [name for name, _ in network.shapes()]
+        names = network.names
         self._parameters = MappingProxyType(dict(zip(names, self._packed.arrays, strict=True)))
 
     @property
