@@ -44,6 +44,7 @@ class Work:
 
     @property
     def script(self) -> str:
+        """The program that does it."""
         return SCRIPT.format(**vars(self))
 
     def __str__(self) -> str:
@@ -78,8 +79,9 @@ def main() -> int:
         counted = count(work)
         change = counted / work.recorded - 1
         failed |= change > MARGIN
-        verdict = "too many" if change > MARGIN else "fewer: record it" if change < -MARGIN else "ok"
-        print(f"{work}: {counted:,} instructions, recorded {work.recorded:,} ({change:+.1%}) {verdict}")
+        verdict = "too many" if change > MARGIN else "ok" if change > -MARGIN else "fewer: record it"
+        print(f"{work}: {counted:,} instructions")
+        print(f"    {change:+.1%} of the {work.recorded:,} recorded: {verdict}")
     return int(failed)
 
 
