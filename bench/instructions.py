@@ -79,9 +79,9 @@ def main() -> int:
         counted = count(work)
         change = counted / work.recorded - 1
         failed |= change > MARGIN
-        verdict = "too many" if change > MARGIN else "ok" if change > -MARGIN else "fewer: record it"
+        verdict = "fewer: record it" if change < -MARGIN else "ok"
         print(f"{work}: {counted:,} instructions")
-        print(f"    {change:+.1%} of the {work.recorded:,} recorded: {verdict}")
+        print(f"    {change:+.1%} of the {work.recorded:,} recorded: {'too many' if change > MARGIN else verdict}")
     return int(failed)
 
 
