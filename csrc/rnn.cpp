@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "schedule.h"
+#include "frame.h"
 #include "stream.h"
 
 namespace fusedrnn {
@@ -11,18 +11,10 @@ namespace {
 // Bytes of gates that the product W x of one chunk of steps may fill: a part of a common L2 cache,
 // so that the steps find them there.
 constexpr Index chunk_bytes = 128 << 10;
-// Rows of d_a over which the products of BPTT sum at once: enough that reading and writing the
-// gradient sums (2 accesses) is small beside the 256 multiply-adds on each of their elements.
-constexpr Index backward_rows = 256;
 
 // Panels of less than this are packed by one thread: in the time that a team takes to start.
 // (It packs about 10 bytes in a nanosecond, and waits an eighth of that time for its team.)
 constexpr Index bytes_worth_a_team = 256 << 10;
-
-Index steps_for_rows(Index rows, const Problem& problem) {
-  const Index batch = std::max<Index>(problem.batch, 1);
-  return std::clamp<Index>((rows + batch - 1) / batch, 1, problem.steps);
-}
 
 // An empty batch costs no time, whatever its length.
 Problem to_solve(Problem problem) {
@@ -30,44 +22,9 @@ Problem to_solve(Problem problem) {
   return problem;
 }
 
-// One call of forward or backward: the sizes that its layers share.
-template <class T>
-struct Frame {
-  const Weights<T>& weights;
-  const Problem& problem;
-  const Model& model = weights.model();
-  const CellKernels<T>& kernels = weights.kernels();
-  const bool two_states = model.spec().states > 1, saves = model.spec().saves;
-  const LayerSizes sizes = kernels.sizes(model.input, model.hidden);
-  const Index rows = checked_product(problem.steps, problem.batch);
-  const Index state = checked_product(problem.batch, model.hidden);
-  const Index padded_state = checked_product(problem.batch, sizes.padded_hidden);
-  const Index output = checked_product(rows, model.width());
-  const Schedule schedule{model, problem, sizes};
-
-  void shape(LayerShape& layer, int l, int d) const {
-    layer.steps = problem.steps;
-    layer.batch = problem.batch;
-    layer.input = model.layer_input(l);
-    layer.hidden = model.hidden;
-    layer.reverse = d == 1;
-    layer.split_units = false;
-  }
-  // Element i of the states [L*D, B, H]; null stays null.
-  template <class U>
-  U* state_of(U* states, int i) const {
-    return states == nullptr ? nullptr : states + i * state;
-  }
-  // Dropout on the output of layer l at `steps`, this rank's share.
-  void drop(const T* in, T* out, int l, Range steps, Team team) const {
-    const Index row = problem.batch * model.width(), begin = steps.begin * row;
-    const Range part = share_of(steps.size() * row, 8, team.rank, team.size);
-    apply_dropout(in, out, begin + part.begin, begin + part.end, problem.dropout, problem.key, l);
-  }
-};
-
 // The kernel's view of steps [steps.begin, steps.end) alone, which begins from the state that the
-// steps before have left. For one direction, whose y has no gaps between rows.
+// steps before have left: a part of a wavefront. For one direction, whose y has no gaps between
+// rows.
 template <class T>
 void restrict_to(LayerForward<T>& layer, Range steps, const LayerSizes& sizes) {
   const Index row = steps.begin * layer.batch;
@@ -84,8 +41,8 @@ void restrict_to(LayerForward<T>& layer, Range steps, const LayerSizes& sizes) {
 template <class T>
 void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes, bool keeps_gates) {
   const Index row = steps.begin * layer.batch;
-  layer.first = steps.end == layer.steps;
-  if (!layer.first) {
+  if (steps.end < layer.steps) {
+    layer.first = false;
     layer.dh_n = layer.dh_0;
     layer.dc_n = layer.dc_0;
   }
@@ -99,34 +56,115 @@ void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes, 
   layer.steps = steps.size();
 }
 
-// A layer's input in training: the output of the layer below, after dropout if there is any.
+// h (part 0) or c (part 1) of layer i before a segment that is not the first; null where there is
+// no c.
+template <class T>
+T* checkpoint(const Frame<T>& frame, const Tape<T>& tape, int part, int i, Index segment) {
+  T* all = tape.states[part].data();
+  return all == nullptr ? nullptr : frame.state_of(all + (segment - 1) * frame.states, i);
+}
+
+// The kernel's view of one segment. `again`: to compute what is lost; y and the last states, which
+// the caller has, then go elsewhere.
+template <class T>
+void enter(LayerForward<T>& layer, const Frame<T>& frame, const Tape<T>& tape, int i, Index segment,
+           bool again) {
+  const Passes& passes = frame.passes;
+  const int l = i / frame.model.directions, d = i % frame.model.directions;
+  const Range steps = passes.steps(segment);
+  const Index row = passes.times(segment, d).begin * layer.batch;
+  layer.steps = steps.size();
+  if (passes.whole_input(l)) layer.x.data = layer.x.row(row);
+  if (!passes.recomputes()) {
+    if (layer.keeps_gates) layer.gates += row * frame.sizes.gates_row;
+    if (layer.c != nullptr) layer.c += steps.begin * frame.padded_state;
+  }
+  if (segment > 0) {
+    layer.h_0 = checkpoint(frame, tape, 0, i, segment);
+    layer.c_0 = checkpoint(frame, tape, 1, i, segment);
+  }
+  if (again) return;
+  if (passes.whole_output(l)) layer.y.data = layer.y.row(row);
+  if (!passes.last(segment)) {
+    layer.h_n = checkpoint(frame, tape, 0, i, segment + 1);
+    layer.c_n = checkpoint(frame, tape, 1, i, segment + 1);
+  }
+}
+template <class T>
+void enter(LayerBackward<T>& layer, const Frame<T>& frame, const Tape<T>& tape, int i,
+           Index segment) {
+  const Passes& passes = frame.passes;
+  const int l = i / frame.model.directions, d = i % frame.model.directions;
+  const Range steps = passes.steps(segment);
+  const Index row = passes.times(segment, d).begin * layer.batch;
+  layer.steps = steps.size();
+  if (passes.whole_input(l)) {
+    layer.x.data = layer.x.row(row);
+    if (layer.dx != nullptr) layer.dx += row * layer.input;
+  }
+  if (!passes.recomputes() || l + 1 == frame.model.layers) layer.y.data = layer.y.row(row);
+  if (!passes.recomputes()) {
+    if (frame.saves) layer.gates += row * frame.sizes.gates_row;
+    if (layer.c != nullptr) layer.c += steps.begin * frame.padded_state;
+  }
+  if (passes.whole_output(l) && layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
+  if (segment > 0) layer.h_0 = checkpoint(frame, tape, 0, i, segment);
+  if (!passes.last(segment)) {
+    layer.first = false;
+    layer.dh_n = layer.dh_0;
+    layer.dc_n = layer.dc_0;
+  }
+}
+
 template <class T>
 const T* layer_input(const Tape<T>& tape, int l) {
-  if (l == 0) return tape.sequence.x;
-  return (tape.dropped.empty() ? tape.outputs : tape.dropped)[l - 1].data();
+  return l == 0 ? tape.sequence.x : tape.inputs()[l - 1].data();
+}
+
+// Dropout on what layer l has put out at `steps` of a segment. By layer, that waits for the whole
+// sequence, whose reverse direction comes to the first steps last.
+template <class T>
+void drop_output(const Frame<T>& frame, const Tape<T>& tape, int l, Index segment, Range steps,
+                 Team team) {
+  const Passes& passes = frame.passes;
+  if (frame.problem.dropout == 0 || l + 1 == frame.model.layers) return;
+  const T* in = tape.outputs[l].data();
+  T* out = tape.inputs()[l].data();
+  if (passes.by_layer()) {
+    if (passes.last(segment)) frame.drop(in, out, l, {0, frame.problem.steps}, team);
+  } else {
+    const Index first = passes.steps(segment).begin, e = steps.begin * frame.output_row();
+    frame.drop(in + e, out + e, l, {first + steps.begin, first + steps.end}, team);
+  }
 }
 
 // Takes the memory of a tape: everything that forward leaves for backward.
 template <class T>
 void prepare(Tape<T>& tape, const Frame<T>& frame, const Sequence<T>& sequence) {
   const Model& model = frame.model;
+  const Passes& passes = frame.passes;
   tape.problem = frame.problem;
   tape.sequence = sequence;
   if (sequence.h_0 == nullptr) {
-    const Index n = checked_product(frame.state, model.count());
-    tape.zero_h_0 = AlignedBuffer<T>(n);
-    std::fill_n(tape.zero_h_0.data(), n, T(0));
+    tape.zero_h_0 = AlignedBuffer<T>(frame.states);
+    std::fill_n(tape.zero_h_0.data(), frame.states, T(0));
     tape.sequence.h_0 = tape.zero_h_0.data();
   }
-  for (int i = 0; i < model.count(); ++i) {
-    if (frame.saves) tape.gates.emplace_back(checked_product(frame.rows, frame.sizes.gates_row));
-    if (frame.two_states)
-      tape.c.emplace_back(checked_product(frame.problem.steps + 1, frame.padded_state));
+  const Index steps = passes.recomputes() ? passes.segment() : frame.problem.steps;
+  const Index rows = passes.recomputes() ? frame.rows : frame.all_rows;
+  const int layers = passes.recomputes() ? passes.layers() : model.layers;
+  for (int i = 0; i < layers * model.directions; ++i) {
+    if (frame.saves) tape.gates.emplace_back(checked_product(rows, frame.sizes.gates_row));
+    if (frame.two_states) tape.c.emplace_back(checked_product(steps + 1, frame.padded_state));
   }
+  // A layer that is run again needs its input only, so that dropout may overwrite what it was.
+  const bool in_place = passes.recomputes() && passes.by_layer();
   for (int l = 0; l + 1 < model.layers; ++l) {
-    tape.outputs.emplace_back(frame.output);
-    if (frame.problem.dropout > 0) tape.dropped.emplace_back(frame.output);
+    tape.outputs.emplace_back(frame.between);
+    if (frame.problem.dropout > 0 && !in_place) tape.dropped.emplace_back(frame.between);
   }
+  for (int part = 0; part < model.spec().states && passes.segments() > 1; ++part)
+    tape.states[part] = AlignedBuffer<T>(checked_product(passes.segments() - 1, frame.states));
 }
 
 template <class T>
@@ -138,7 +176,7 @@ std::vector<LayerForward<T>> arrange_forward(const Frame<T>& frame, const Sequen
   T* outputs[2] = {};  // inference: two layers' outputs take turns
   if (tape == nullptr)
     for (int l = 0; l + 1 < std::min(model.layers, 3); ++l)
-      outputs[l] = scratch.take<T>(frame.output);
+      outputs[l] = scratch.take<T>(frame.between);
   const auto output_of = [&](int l) {
     if (l + 1 == model.layers) return sequence.y;
     return tape != nullptr ? tape->outputs[l].data() : outputs[l % 2];
@@ -164,25 +202,95 @@ std::vector<LayerForward<T>> arrange_forward(const Frame<T>& frame, const Sequen
     layer.chunk = steps_for_rows(
         chunk_bytes / (frame.sizes.gates_row * static_cast<Index>(sizeof(T))), problem);
     layer.gates = layer.keeps_gates
-                      ? tape->gates[i].data()
+                      ? tape->gates[frame.kept(i)].data()
                       : scratch.take<T>(layer.chunk * problem.batch * frame.sizes.gates_row);
     layer.c = !frame.two_states ? nullptr
-              : layer.training  ? tape->c[i].data()
+              : layer.training  ? tape->c[frame.kept(i)].data()
                                 : scratch.take<T>(frame.padded_state);
     layer.h = problem.batch == 1 ? scratch.take<T>(2 * frame.padded_state) : nullptr;
   }
   return layers;
 }
 
+// For running passes again: into the tape's activations as before, y and the last states into
+// scratch.
+template <class T>
+std::vector<LayerForward<T>> arrange_again(const Frame<T>& frame, Tape<T>& tape, Scratch& scratch) {
+  if (!frame.passes.recomputes()) return {};
+  const Model& model = frame.model;
+  Sequence<T> sequence = tape.sequence;
+  sequence.h_n = scratch.take<T>(frame.states);
+  sequence.c_n = frame.two_states ? scratch.take<T>(frame.states) : nullptr;
+  const Index size = checked_product(frame.rows, model.hidden);
+  sequence.y = scratch.take<T>(checked_product(size, model.directions));
+  auto layers = arrange_forward(frame, sequence, &tape, scratch);
+  if (model.directions == 2)  // each its own segment
+    for (int i = 0; i < model.count(); ++i) layers[i].y = {sequence.y + i % 2 * size, model.hidden};
+  return layers;
+}
+
+// The gradient dx of a layer's input, to which two directions add. A segment where a direction
+// comes first it writes to dx itself, any other apart, to be added.
+template <class T>
+class DirectionSum {
+ public:
+  DirectionSum(const Frame<T>& frame, Scratch& scratch) : frame_(frame) {
+    if (frame.model.directions == 1) return;
+    const Index widest =
+        std::max(frame.model.input, frame.model.layers > 1 ? frame.model.width() : 0);
+    const Index size = checked_product(frame.rows, widest);
+    if (frame.passes.segments() > 1) apart_[0] = scratch.take<T>(size);
+    apart_[1] = scratch.take<T>(size);
+  }
+
+  // Where direction d writes its part of a segment, whose place in dx is given.
+  T* target(int d, Index segment, T* dx) const { return comes_first(d, segment) ? dx : apart_[d]; }
+
+  // Adds, or moves, to dx [T*B, width] what was written apart: this rank's share.
+  void add(Index segment, T* dx, Index width, Team team) const {
+    for (int d = 0; d < frame_.model.directions; ++d) {
+      if (comes_first(d, segment)) continue;
+      const Range times = frame_.passes.times(segment, d), other = passed(d, segment);
+      const Index step = frame_.problem.batch * width;
+      const Range part = share_of(times.size() * step, 8, team.rank, team.size);
+      const auto element = [&](Index time) {
+        return std::clamp((time - times.begin) * step, part.begin, part.end);
+      };
+      const Range both{element(other.begin), element(other.end)};
+      const T* from = apart_[d];
+      T* to = dx + times.begin * step;
+      std::copy(from + part.begin, from + both.begin, to + part.begin);
+      for (Index e = both.begin; e < both.end; ++e) to[e] += from[e];
+      std::copy(from + both.end, from + part.end, to + both.end);
+      team.sync();
+    }
+  }
+
+ private:
+  // The times that the other direction has passed before direction d adds its part: in a pass
+  // direction 0 is the first to add.
+  Range passed(int d, Index segment) const {
+    const Range steps = frame_.passes.steps(segment);
+    const Index all = frame_.problem.steps;
+    return d == 0 ? Range{0, all - steps.end} : Range{steps.begin, all};
+  }
+  bool comes_first(int d, Index segment) const {
+    const Range times = frame_.passes.times(segment, d), other = passed(d, segment);
+    return frame_.model.directions == 1 || times.end <= other.begin || times.begin >= other.end;
+  }
+
+  const Frame<T>& frame_;
+  T* apart_[2] = {};  // [segment*B, the widest layer's input]
+};
+
 template <class T>
 std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& tape,
                                                const Gradients<T>& gradients, T* const* d_inputs,
-                                               T* second, Scratch& scratch) {
+                                               const std::vector<LayerForward<T>>& again,
+                                               Scratch& scratch) {
   const Model& model = frame.model;
   const Problem& problem = frame.problem;
-  const Index chunk = model.layers > 1 && model.directions == 1
-                          ? Schedule::part_steps(problem)
-                          : steps_for_rows(backward_rows, problem);
+  const Index chunk = frame.passes.chunk();
   const Index chunk_rows = checked_product(chunk, problem.batch);
   std::vector<LayerBackward<T>> layers(model.count());
   for (int i = 0; i < model.count(); ++i) {
@@ -196,13 +304,14 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
     layer.x = {layer_input(tape, l), layer.input};
     layer.h_0 = frame.state_of(tape.sequence.h_0, i);
     layer.y = {y + d * model.hidden, model.width()};
-    layer.gates =
-        frame.saves ? tape.gates[i].data() : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
-    layer.c = frame.two_states ? tape.c[i].data() : nullptr;
+    if (!top && !again.empty()) layer.y = {again[i].y.data, again[i].y.stride};
+    layer.gates = frame.saves ? tape.gates[frame.kept(i)].data()
+                              : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
+    layer.c = frame.two_states ? tape.c[frame.kept(i)].data() : nullptr;
     layer.dy = {dy == nullptr ? nullptr : dy + d * model.hidden, model.width()};
     layer.dh_n = frame.state_of(gradients.dh_n, i);
     layer.dc_n = frame.state_of(gradients.dc_n, i);
-    layer.dx = d == 0 ? d_inputs[l] : second;
+    layer.dx = d_inputs[l];
     layer.dh_0 = frame.state_of(gradients.dh_0, i);
     layer.dc_0 = frame.state_of(gradients.dc_0, i);
     layer.gradients = gradients.parameters[i];
@@ -219,10 +328,73 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
   return layers;
 }
 
+// Pass p of forward; `again`, in backward, for its activations alone.
+template <class T>
+void run_forward(const Frame<T>& frame, const std::vector<LayerForward<T>>& layers,
+                 const Tape<T>* tape, Index p, bool again) {
+  const auto [first, segment] = frame.passes[p];
+  const Model& model = frame.model;
+  const auto run_layer = [&](int n, int d, Range steps, Team team, bool split_units) {
+    const int l = first + n, i = model.index(l, d);
+    if (again && !frame.saves && l + 1 == model.layers) return;
+    LayerForward<T> layer = layers[i];
+    layer.split_units = split_units;
+    if (tape != nullptr) enter(layer, frame, *tape, i, segment, again);
+    if (steps.size() < layer.steps) restrict_to(layer, steps, frame.sizes);
+    frame.kernels.forward(layer, team);
+  };
+  const auto finish = [&](int n, Range steps, Team team) {
+    if (tape != nullptr && !(again && frame.passes.by_layer()))
+      drop_output(frame, *tape, first + n, segment, steps, team);
+  };
+  frame.schedule.run(Order::forward, frame.passes.steps(segment).size(), run_layer, finish);
+}
+
+// Pass p of BPTT.
+template <class T>
+void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& layers,
+                  const Tape<T>& tape, T* const* d_inputs, const DirectionSum<T>& sum, Index p) {
+  const Passes& passes = frame.passes;
+  const auto [first, segment] = passes[p];
+  const Model& model = frame.model;
+  const auto run_layer = [&](int n, int d, Range steps, Team team, bool split_units) {
+    const int i = model.index(first + n, d);
+    LayerBackward<T> layer = layers[i];
+    layer.split_units = split_units;
+    enter(layer, frame, tape, i, segment);
+    layer.dx = sum.target(d, segment, layer.dx);
+    if (steps.size() < layer.steps) restrict_to(layer, steps, frame.sizes, frame.saves);
+    frame.kernels.backward(layer, team);
+  };
+  const auto finish = [&](int n, Range steps, Team team) {
+    const int l = first + n;
+    T* dx = d_inputs[l];
+    sum.add(segment, dx, model.layer_input(l), team);
+    if (frame.problem.dropout == 0 || l == 0) return;
+    if (passes.by_layer()) {
+      if (segment == 0) frame.drop(dx, dx, l - 1, {0, frame.problem.steps}, team);
+    } else {
+      const Index before = passes.steps(segment).begin;
+      dx += steps.begin * frame.output_row();
+      frame.drop(dx, dx, l - 1, {before + steps.begin, before + steps.end}, team);
+    }
+  };
+  frame.schedule.run(Order::backward, passes.steps(segment).size(), run_layer, finish);
+}
+
 }  // namespace
 
-Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes)
-    : part_(part_steps(problem)) {
+template <class T>
+Index Tape<T>::bytes() const {
+  Index sum = 0;
+  for (const auto* buffers : {&gates, &c, &outputs, &dropped})
+    for (const AlignedBuffer<T>& buffer : *buffers) sum += buffer.bytes();
+  for (const AlignedBuffer<T>& buffer : states) sum += buffer.bytes();
+  return sum;
+}
+
+Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes, Index part)
+    : part_(part) {
   const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
   const Index group = sizes.unit_group;
   work_ = {problem.steps,
@@ -295,21 +467,11 @@ template <class T>
 void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
              Tape<T>* tape) {
   const Problem problem = to_solve(given);
-  const Frame<T> frame{weights, problem};
+  const Frame<T> frame{weights, problem, tape != nullptr};
   Scratch scratch;
   if (tape != nullptr) prepare(*tape, frame, sequence);
   const auto layers = arrange_forward(frame, sequence, tape, scratch);
-  const auto run_layer = [&](int l, int d, Range steps, Team team, bool split_units) {
-    LayerForward<T> layer = layers[frame.model.index(l, d)];
-    layer.split_units = split_units;
-    if (steps.size() < problem.steps) restrict_to(layer, steps, frame.sizes);
-    frame.kernels.forward(layer, team);
-  };
-  const auto finish = [&](int l, Range steps, Team team) {
-    if (tape != nullptr && problem.dropout > 0 && l + 1 < frame.model.layers)
-      frame.drop(tape->outputs[l].data(), tape->dropped[l].data(), l, steps, team);
-  };
-  frame.schedule.run(Order::forward, run_layer, finish);
+  for (Index p = 0; p < frame.passes.size(); ++p) run_forward(frame, layers, tape, p, false);
 }
 
 template <class T>
@@ -328,7 +490,7 @@ Stream<T>::Stream(const Weights<T>& weights, Index batch)
   for (auto& state : states_)
     for (int s = 0; s < model_.spec().states; ++s) state[s] = memory_.take_zeroed<T>(state_size_);
   const Problem one_step = problem(batch);
-  const Frame<T> frame{weights, one_step};
+  const Frame<T> frame{weights, one_step, false};
   const auto [h_0, c_0] = states_[0];
   const auto [h_n, c_n] = states_[1];
   layers_[0] = arrange_forward<T>(frame, {nullptr, h_0, c_0, nullptr, h_n, c_n}, nullptr, memory_);
@@ -359,45 +521,32 @@ void Stream<T>::step(const T* x, T* y) {
     layer.split_units = split_units;
     kernels_.forward(layer, team);
   };
-  schedule_.run(Order::forward, run_layer, [](int, Range, Team) {});
+  schedule_.run(Order::forward, 1, run_layer, [](int, Range, Team) {});
   now_ = 1 - now_;
 }
 
 template <class T>
 void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& gradients) {
-  const Problem& problem = tape.problem;
-  const Frame<T> frame{weights, problem};
-  const Model& model = frame.model;
+  const Frame<T> frame{weights, tape.problem, true};
+  const Passes& passes = frame.passes;
   Scratch scratch;
-  // The gradient of layer l's input. Two take turns, layer 0's is the caller's. The reverse
-  // direction's part goes to `second` and is then added.
-  std::vector<T*> d_inputs(model.layers);
-  for (int l = 0; l < model.layers; ++l)
-    d_inputs[l] = l == 0 ? gradients.dx : l < 3 ? scratch.take<T>(frame.output) : d_inputs[l - 2];
-  const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
-  T* second =
-      model.directions == 2 ? scratch.take<T>(checked_product(frame.rows, widest)) : nullptr;
-  const auto layers = arrange_backward(frame, tape, gradients, d_inputs.data(), second, scratch);
-
-  const auto run_layer = [&](int l, int d, Range steps, Team team, bool split_units) {
-    LayerBackward<T> layer = layers[model.index(l, d)];
-    layer.split_units = split_units;
-    if (steps.size() < problem.steps) restrict_to(layer, steps, frame.sizes, frame.saves);
-    frame.kernels.backward(layer, team);
-  };
-  const auto finish = [&](int l, Range steps, Team team) {
-    T* dx = d_inputs[l];
-    if (second != nullptr) {
-      const Range part = share_of(frame.rows * model.layer_input(l), 8, team.rank, team.size);
-      for (Index e = part.begin; e < part.end; ++e) dx[e] += second[e];
-    }
-    if (problem.dropout > 0 && l > 0) frame.drop(dx, dx, l - 1, steps, team);
-  };
-  frame.schedule.run(Order::backward, run_layer, finish);
+  // The gradient of layer l's input. Two take turns, layer 0's is the caller's.
+  std::vector<T*> d_inputs(frame.model.layers);
+  for (int l = 0; l < frame.model.layers; ++l)
+    d_inputs[l] = l == 0 ? gradients.dx : l < 3 ? scratch.take<T>(frame.between) : d_inputs[l - 2];
+  const DirectionSum<T> sum(frame, scratch);
+  const auto again = arrange_again(frame, tape, scratch);
+  const auto layers = arrange_backward(frame, tape, gradients, d_inputs.data(), again, scratch);
+  for (Index p = passes.size(); p-- > 0;) {
+    // The tape has the activations of forward's last pass.
+    if (passes.recomputes() && p + 1 < passes.size()) run_forward(frame, again, &tape, p, true);
+    run_backward(frame, layers, tape, d_inputs.data(), sum, p);
+  }
 }
 
 #define FUSEDRNN_INSTANTIATE(T)                                                           \
   template class Weights<T>;                                                              \
+  template struct Tape<T>;                                                                \
   template class Stream<T>;                                                               \
   template double estimated_us(const Weights<T>&, const Problem&);                        \
   template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*); \

@@ -64,6 +64,8 @@ struct Problem {
   Index steps, batch;
   double dropout;  // probability; after every layer but the last, in training only
   DropoutKey key;
+  // Steps from one checkpoint to the next, at least; in training only. 0: none, keep everything.
+  Index checkpoint_every = 0;
 };
 
 // The arrays of one call. Initial states may be null: zero. c only where the cell has it.
@@ -77,17 +79,27 @@ struct Sequence {
   T* c_n;        // [L*D, B, H]
 };
 
-// What forward leaves for backward. It refers to the caller's x, h_0 and y, which must stay as they
-// are.
+// What forward leaves for backward. It refers to the caller's x, h_0, c_0 and y, which must stay as
+// they are. With checkpoints its activations are those of forward's last pass (see frame.h): t are
+// the T steps of the sequence, or those of a segment, and index(layer, direction) counts the layers
+// of a pass.
 template <class T>
 struct Tape {
   Problem problem;
   Sequence<T> sequence;
-  std::vector<AlignedBuffer<T>> gates;    // [T*B, S*Hp] by index(layer, direction); overwritten
-  std::vector<AlignedBuffer<T>> c;        // [T + 1, B, Hp]
-  std::vector<AlignedBuffer<T>> outputs;  // [T, B, D*H] of every layer but the last
-  std::vector<AlignedBuffer<T>> dropped;  // the same after dropout, where there is one
-  AlignedBuffer<T> zero_h_0;              // [L*D, B, H] where h_0 was not given
+  std::vector<AlignedBuffer<T>> gates;    // [t*B, S*Hp] by index(layer, direction); overwritten
+  std::vector<AlignedBuffer<T>> c;        // [t + 1, B, Hp]
+  std::vector<AlignedBuffer<T>> outputs;  // [t, B, D*H] of every layer but the last; t = T if D = 2
+  std::vector<AlignedBuffer<T>> dropped;  // the same after dropout, where both are needed
+  AlignedBuffer<T> states[2];  // h, c before segments 1, 2, ...: [segments - 1, L*D, B, H]
+  AlignedBuffer<T> zero_h_0;   // [L*D, B, H] where h_0 was not given
+
+  // Of the layers but the first: what runs between layers.
+  const std::vector<AlignedBuffer<T>>& inputs() const {
+    return dropped.empty() ? outputs : dropped;
+  }
+  // Of what was saved besides the initial state.
+  Index bytes() const;
 };
 
 template <class T>
@@ -112,7 +124,7 @@ void forward(const Weights<T>& weights, const Problem& problem, const Sequence<T
 template <class T>
 double estimated_us(const Weights<T>& weights, const Problem& problem);
 
-// Spends the tape: its gates become gradients.
+// Spends the tape: its gates become gradients, or are computed again.
 template <class T>
 void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& gradients);
 

@@ -14,7 +14,10 @@ enum class Order { forward, backward };
 
 class Schedule {
  public:
-  Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes);
+  Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes)
+      : Schedule(model, problem, sizes, part_steps(problem)) {}
+  // With parts of so many steps in a wavefront.
+  Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes, Index part);
 
   // Threads that run() asks for; it may get fewer.
   int threads() const { return plan_.threads; }
@@ -29,19 +32,22 @@ class Schedule {
   // problem only, so that sums over such parts are the same for every number of threads.
   static Index part_steps(const Problem& problem);
 
-  // Calls layer(l, d, steps, team, split_units) for every layer and direction, on all threads of a
-  // team that divides it among themselves, then finish(l, steps, team) when all directions of the
-  // layer are done for these steps.
+  // Runs `steps` time steps, at most the problem's: calls layer(l, d, steps, team, split_units) for
+  // every layer and direction, on all threads of a team that divides it among themselves, then
+  // finish(l, steps, team) when all directions of the layer are done for these steps.
   template <class Layer, class Finish>
-  void run(Order order, const Layer& layer, const Finish& finish) const {
+  void run(Order order, Index steps, const Layer& layer, const Finish& finish) const {
     std::optional<Barrier> barriers[2];  // of the two directions' teams
-    parallel(plan_.threads, [&](Team team) noexcept {
-      const Split split = best_split(work_, team.size);
-      if (split == Split::layers)
-        wavefront(order, team, layer, finish);
-      else
-        one_by_one(order, team, split == Split::units, barriers, layer, finish);
-    }, patience_);
+    parallel(
+        plan_.threads,
+        [&](Team team) noexcept {
+          const Split split = best_split(work_, team.size);
+          if (split == Split::layers)
+            wavefront(order, steps, team, layer, finish);
+          else
+            one_by_one(order, {0, steps}, team, split == Split::units, barriers, layer, finish);
+        },
+        patience_);
   }
 
  private:
@@ -50,9 +56,9 @@ class Schedule {
   }
 
   template <class Layer, class Finish>
-  void one_by_one(Order order, Team team, bool split_units, std::optional<Barrier> (&barriers)[2],
-                  const Layer& layer, const Finish& finish) const {
-    const Range all{0, work_.steps};
+  void one_by_one(Order order, Range all, Team team, bool split_units,
+                  std::optional<Barrier> (&barriers)[2], const Layer& layer,
+                  const Finish& finish) const {
     const bool side_by_side = work_.directions == 2 && team.size > 1;
     // The first half of the threads runs direction 0, and has the odd one.
     const int first = (team.size + 1) / 2, mine = team.rank < first ? 0 : 1;
@@ -77,15 +83,16 @@ class Schedule {
 
   // In beat k, the n-th layer works on the (k - n)-th part of the sequence.
   template <class Layer, class Finish>
-  void wavefront(Order order, Team team, const Layer& layer, const Finish& finish) const {
-    const Index parts = work_.parts;
+  void wavefront(Order order, Index steps, Team team, const Layer& layer,
+                 const Finish& finish) const {
+    const Index parts = (steps + part_ - 1) / part_;
     for (Index beat = 0; beat < parts + work_.layers - 1; ++beat) {
       for (int n = team.rank; n < work_.layers; n += team.size) {
         if (beat < n || beat - n >= parts) continue;
         const int l = nth(order, n, work_.layers);
-        const Range steps = part(order, beat - n);
-        layer(l, 0, steps, Team{}, false);
-        finish(l, steps, Team{});
+        const Range some = part(order, steps, beat - n);
+        layer(l, 0, some, Team{}, false);
+        finish(l, some, Team{});
       }
       team.sync();
     }
@@ -93,10 +100,9 @@ class Schedule {
 
   // The steps of a part. Backward counts from the end, so that there its last part is the short
   // one.
-  Range part(Order order, Index n) const {
-    const Index near = n * part_, far = near + part_ < work_.steps ? near + part_ : work_.steps;
-    return order == Order::forward ? Range{near, far}
-                                   : Range{work_.steps - far, work_.steps - near};
+  Range part(Order order, Index steps, Index n) const {
+    const Index near = n * part_, far = near + part_ < steps ? near + part_ : steps;
+    return order == Order::forward ? Range{near, far} : Range{steps - far, steps - near};
   }
 
   static int usable_threads();

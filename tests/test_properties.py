@@ -82,6 +82,17 @@ def test_any_problem_has_the_same_bits_on_any_number_of_threads(p, n):
 
 
 @settings(fresh, max_examples=60)
+@given(p=problems(max_steps=600), every=st.integers(1, 600), n=st.integers(1, 4))
+def test_any_checkpoints_change_no_bit(p, every, n):
+    want = run(functional, p)
+    with threads(n):
+        got = run(functional, replace(p, options={**p.options, "checkpoint_every": every}))
+    for part, expected in zip(got, want, strict=True):
+        for name, array in expected.items():
+            np.testing.assert_array_equal(part[name], array, err_msg=name)
+
+
+@settings(fresh, max_examples=60)
 @given(
     p=problems(bidirectional=False, batch_first=False, dropout=0.0),
     cut=st.integers(1, 39),

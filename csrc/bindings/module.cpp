@@ -127,11 +127,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(
           "forward",
           [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
-             double dropout, std::uint64_t seed, std::uint64_t call, py::object out) {
-            return w->forward(x, state, batch_first, dropout, {seed, call}, out);
+             double dropout, std::uint64_t seed, std::uint64_t call, Index checkpoint_every,
+             py::object out) {
+            return w->forward(x, state, batch_first, dropout, {seed, call}, checkpoint_every, out);
           },
           py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("dropout"),
-          py::arg("seed"), py::arg("call"), py::arg("out"))
+          py::arg("seed"), py::arg("call"), py::arg("checkpoint_every"), py::arg("out"))
       .def_property_readonly("dtype", [](const Held<PackedWeights>& w) { return w->dtype(); })
       .def_property_readonly("arrays",
                              [](const Held<PackedWeights>& w) { return w->read_only_arrays(); })
@@ -154,7 +155,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           "Whether `backward` has used the tape up.")
       .def_property_readonly(
           "nbytes", [](const Held<TapeHandle>& t) { return t->nbytes(); },
-          "How many bytes `forward` saved, besides x and y.")
+          "How many bytes `forward` keeps, besides x, y and the initial state.")
       .def_property_readonly(
           "weights", [](const Held<TapeHandle>& t) { return t->weights(); },
           "The packed weights of the call.");

@@ -87,7 +87,7 @@ class TypedWeights final : public PackedWeights {
   }
 
   py::tuple forward(py::handle x, py::handle state, bool batch_first, double dropout,
-                    DropoutKey key, py::handle out) override {
+                    DropoutKey key, Index checkpoint_every, py::handle out) override {
     auto self = std::static_pointer_cast<TypedWeights>(shared_from_this());
     auto handle = std::make_shared<TypedTape<T>>(
         self, Call<T>(model_, inputs(out), x, state, batch_first, out, StateUse::kTape));
@@ -97,14 +97,12 @@ class TypedWeights final : public PackedWeights {
     name_allocations(call, [&] {
       const GilRelease release;
       weights->pack_backward();
-      fusedrnn::forward<T>(*weights, {call.steps, call.batch, dropout, key}, sequence,
-                           &handle->tape);
+      fusedrnn::forward<T>(*weights, {call.steps, call.batch, dropout, key, checkpoint_every},
+                           sequence, &handle->tape);
     });
     call.y.finish();
     if (!call.y.copied) freeze(call.y);
-    for (const auto* buffers :
-         {&handle->tape.gates, &handle->tape.c, &handle->tape.outputs, &handle->tape.dropped})
-      for (const AlignedBuffer<T>& buffer : *buffers) handle->nbytes_ += buffer.bytes();
+    handle->nbytes_ = handle->tape.bytes();
     return py::make_tuple(call.y.user, pack_state(call.last),
                           std::static_pointer_cast<TapeHandle>(handle));
   }

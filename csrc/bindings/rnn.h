@@ -21,10 +21,10 @@ class PackedWeights : public std::enable_shared_from_this<PackedWeights> {
       : model_(model), names_(std::move(names)), owner_(std::move(owner)) {}
   virtual ~PackedWeights() = default;
 
-  // (y, state) of inference; (y, state, tape) of training.
+  // (y, state) of inference; (y, state, tape) of training, with checkpoint_every = 0 for none.
   virtual py::tuple infer(py::handle x, py::handle state, bool batch_first, py::handle out) = 0;
   virtual py::tuple forward(py::handle x, py::handle state, bool batch_first, double dropout,
-                            DropoutKey key, py::handle out) = 0;
+                            DropoutKey key, Index checkpoint_every, py::handle out) = 0;
   virtual const char* dtype() const = 0;
   virtual py::list read_only_arrays() const = 0;  // what was packed
 

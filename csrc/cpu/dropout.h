@@ -35,7 +35,7 @@ inline std::array<std::uint64_t, 4> philox4x64(std::array<std::uint64_t, 4> coun
   return counter;
 }
 
-// out[e] = in[e] * mask(e) / (1 - p) for e in [begin, end); out may be in.
+// out[e - begin] = in[e - begin] * mask(e) / (1 - p) for e in [begin, end); out may be in.
 template <class T>
 void apply_dropout(const T* in, T* out, std::int64_t begin, std::int64_t end, double p,
                    DropoutKey key, int layer) {
@@ -48,7 +48,8 @@ void apply_dropout(const T* in, T* out, std::int64_t begin, std::int64_t end, do
           {static_cast<std::uint64_t>(1 + e / 8), static_cast<std::uint64_t>(layer), 0, 0}, key);
     const std::uint64_t pair = words[e % 8 / 2];
     const std::uint64_t word = e % 2 == 0 ? pair & 0xFFFFFFFF : pair >> 32;
-    out[e] = in[e] * (word >= threshold ? scale : T(0));  // a NaN stays a NaN, as in torch
+    // A NaN stays a NaN, as in torch.
+    out[e - begin] = in[e - begin] * (word >= threshold ? scale : T(0));
   }
 }
 

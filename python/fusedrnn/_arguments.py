@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+import sys
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ def size(value: int, name: str) -> int:
     if number < 1:
         raise ValueError(f"{name}: expected at least 1, got {number}")
     return number
+
+
+def interval(value: int | None, name: str) -> int:
+    """Return `value` as an int, if it is at least 1, and 0 for None."""
+    return 0 if value is None else min(size(value, name), sys.maxsize)
 
 
 def word(value: int, name: str) -> int:

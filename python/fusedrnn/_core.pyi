@@ -34,6 +34,7 @@ class PackedWeights:
         dropout: float,
         seed: int,
         call: int,
+        checkpoint_every: int,
         out: object,
     ) -> tuple[_Array, _State, Tape]: ...
     @property

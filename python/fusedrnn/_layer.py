@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import functional
-from ._arguments import flag, float_dtype, probability, size, word
+from ._arguments import flag, float_dtype, interval, probability, size, word
 from ._core import Tape
 from ._network import Array, Network
 from .functional import Gradients, Weights
@@ -314,13 +314,19 @@ class Layer:
 
         return Stream(self, batch_size)
 
-    def forward(self, x: Any, state: Any = None) -> tuple[Array, Any, Tape]:
+    def forward(
+        self, x: Any, state: Any = None, *, checkpoint_every: int | None = None
+    ) -> tuple[Array, Any, Tape]:
         """Run the layer over a sequence in training: dropout acts, and a tape is kept.
 
         Parameters
         ----------
         x, state
             As in a call of the layer. x must not be changed until `backward` is done.
+        checkpoint_every : int, optional
+            For long sequences: keep the states of every k-th step only, and let `backward` compute
+            the rest again. Memory for activations is then O(T/k + k), not O(T); the results are the
+            same bits. `fusedrnn.functional.forward` has the details.
 
         Returns
         -------
@@ -332,14 +338,30 @@ class Layer:
         Raises
         ------
         ValueError, TypeError, MemoryError
-            As in a call of the layer.
+            As in a call of the layer; ValueError also for a `checkpoint_every` below 1, TypeError
+            if it isn't an integer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedrnn
+        >>> layer = fusedrnn.LSTM(4, 16, num_layers=2, seed=0)
+        >>> x = np.ones((20_000, 1, 4), np.float32)
+        >>> y, state, tape = layer.forward(x, checkpoint_every=1000)
+        >>> want, _, large = layer.forward(x)
+        >>> tape.nbytes < large.nbytes / 10
+        True
+        >>> gradients = layer.backward(tape, y)
+        >>> bool((gradients.x == layer.backward(large, want).x).all())
+        True
         """
+        every = interval(checkpoint_every, "checkpoint_every")
         call = 0
         if self.dropout > 0:
             with _lock:
                 call, self._calls = self._calls, self._calls + 1
         return self._weights.packed.forward(
-            x, state, self.batch_first, self.dropout, self._dropout_seed, call, None
+            x, state, self.batch_first, self.dropout, self._dropout_seed, call, every, None
         )
 
     def backward(self, tape: Tape, dy: Any, dstate: Any = None) -> Gradients:

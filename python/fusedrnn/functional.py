@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ._arguments import flag, key, probability
+from ._arguments import flag, interval, key, probability
 from ._core import PackedWeights, Tape
 from ._network import Array, Network, check_cell, dtype_of, network_of
 
@@ -195,6 +195,7 @@ def forward(
     batch_first: bool = False,
     dropout: float = 0.0,
     dropout_key: tuple[int, int] = (0, 0),
+    checkpoint_every: int | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Any, Tape]:
     """Run the layers over a sequence and keep what `backward` needs.
@@ -208,6 +209,11 @@ def forward(
         layer; the others are multiplied by 1 / (1 - dropout).
     dropout_key : (int, int)
         A seed and a call number, both 64 bits. They determine the mask; use each pair once.
+    checkpoint_every : int, optional
+        Keep the states of every k-th step only, so that activations take O(T/k + k) memory and not
+        O(T): `backward` computes them again, k steps at a time. All results are the same bits. k is
+        rounded up to whole multiples of the steps whose gradients are summed up at once, which are
+        256 / B, rounded up, or fewer. See Notes.
 
     Returns
     -------
@@ -219,7 +225,21 @@ def forward(
     Raises
     ------
     ValueError, TypeError, MemoryError
-        As in `infer`; ValueError also for a dropout outside [0, 1] or a key that doesn't fit.
+        As in `infer`; ValueError also for a dropout outside [0, 1], a key that doesn't fit, or a
+        `checkpoint_every` below 1.
+
+    Notes
+    -----
+    A tape holds, besides x and y (`Tape.nbytes`):
+
+    - Without checkpoints the gates and, of an LSTM, c: 5*H elements (LSTM), 4*H (GRU) or none (RNN)
+      for each step, sequence, layer and direction; and the output of each layer but the last, D*H,
+      twice where there is dropout. `backward` takes twice that output for its gradient.
+    - With `checkpoint_every=k` the same for k steps instead of T, and the states before every k-th
+      step. For k >= T nothing changes.
+    - Two directions need all of the layer below: then the outputs between layers stay T*B*2*H, with
+      dropout or without, and so do their gradients in `backward`; gates and c are kept for k steps
+      of one layer at a time.
 
     Examples
     --------
@@ -234,6 +254,16 @@ def forward(
     >>> gradients.parameters["weight_ih_l0"]
     array([[ 1., -2.],
            [ 0.,  0.]])
+
+    A long sequence, in a tenth of the memory:
+
+    >>> lstm = fusedrnn.LSTM(4, 16, seed=0)
+    >>> x = np.ones((20_000, 1, 4), np.float32)
+    >>> _, _, tape = fusedrnn.functional.forward("lstm", x, lstm.parameters)
+    >>> _, _, small = fusedrnn.functional.forward(
+    ...     "lstm", x, lstm.parameters, checkpoint_every=1000)
+    >>> small.nbytes < tape.nbytes / 10
+    True
     """
     seed, call = key(dropout_key, "dropout_key")
     return _packed(cell, parameters).forward(
@@ -243,6 +273,7 @@ def forward(
         probability(dropout, "dropout"),
         seed,
         call,
+        interval(checkpoint_every, "checkpoint_every"),
         out,
     )
 

@@ -67,7 +67,7 @@ TEST_CASE_TEMPLATE("dropout: parts give what the whole gives, also in place", T,
     for (const std::int64_t end : {begin, begin + 1, begin + 7, begin + 8, begin + 9, n}) {
       std::vector<T> out = ramp<T>(), expected = out;
       for (std::int64_t e = begin; e < end; ++e) expected[e] = whole[e];
-      apply_dropout(out.data(), out.data(), begin, end, 0.3, key, layer);
+      apply_dropout(out.data() + begin, out.data() + begin, begin, end, 0.3, key, layer);
       REQUIRE(out == expected);
     }
   }

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "cpu/threads.h"
-#include "schedule.h"
+#include "frame.h"
 #include "stream.h"
 #include "thread_limit.h"
 
@@ -168,6 +168,82 @@ TEST_CASE_TEMPLATE("rnn: stacked, both directions, dropout: the same bits with 1
       for (const auto& values : alone.parameters) CHECK(finite(values));
     }
   }
+}
+
+TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less memory", T, float,
+                   double) {
+  struct Case {
+    int layers;
+    Index steps, batch, hidden, every;
+  };
+  constexpr Case cases[] = {{1, 600, 1, 9, 1}, {3, 300, 2, 35, 100}, {2, 60, 40, 35, 20}};
+  for_each_kind([&](int cell, int directions) {
+    for (const Case& c : cases) {
+      CAPTURE(c.layers);
+      const Model model{cell, 13, c.hidden, c.layers, directions};
+      Network<T> all(model, {c.steps, c.batch, 0.4, {11, 22}, 0});
+      Network<T> some(model, {c.steps, c.batch, 0.4, {11, 22}, c.every});
+      for (auto& array : all.arrays)  // so that relu stays finite over all steps
+        for (T& weight : array) weight *= T(0.3);
+      Weights<T> weights(model, all.parameters());
+      const Outcome<T> want = train(all, weights, true);
+      REQUIRE(finite(want.dx));
+      for (int threads = 1; threads <= 3; ++threads) {
+        CAPTURE(threads);
+        const ThreadLimit limit(threads);
+        CHECK(train(some, weights, true) == want);
+        CHECK(train(some, weights, false) == train(all, weights, false));
+      }
+      const Passes passes(model, some.problem, true);
+      Tape<T> tapes[2];
+      Outcome<T> out = sized(all);
+      forward(weights, all.problem, sequence(all, out, true), &tapes[0]);
+      forward(weights, some.problem, sequence(some, out, true), &tapes[1]);
+      CHECK((tapes[1].bytes() < tapes[0].bytes()) == passes.recomputes());
+    }
+  });
+}
+
+TEST_CASE("rnn: passes: whole chunks, counted from the end of each direction") {
+  for_each_kind([](int cell, int directions) {
+    for (const int layers : {1, 3}) {
+      for (const Index steps : {1, 255, 256, 257, 1000, 20000}) {
+        for (const Index batch : {0, 1, 3, 300}) {
+          for (const Index every : {Index(0), Index(1), Index(300), steps, INT64_MAX}) {
+            CAPTURE(layers);
+            CAPTURE(steps);
+            CAPTURE(batch);
+            CAPTURE(every);
+            const Model model{cell, 3, 4, layers, directions};
+            const Problem problem{steps, batch, 0, {}, every};
+            const Passes once(model, problem, false), passes(model, problem, true);
+            CHECK(once.size() == 1);
+            const Index n = passes.segments(), segment = passes.segment();
+            CHECK((n == 1 || segment % passes.chunk() == 0));
+            if (passes.recomputes()) CHECK(segment - passes.chunk() < every);
+            if (every >= steps || every == 0) CHECK(!passes.recomputes());
+            CHECK(passes.size() == n * (passes.by_layer() ? layers : 1));
+            Index end = 0;
+            for (Index s = 0; s < n; ++s) {
+              const Range range = passes.steps(s), reverse = passes.times(s, 1);
+              CHECK(range.begin == end);
+              CHECK((s == 0 || range.size() == segment));
+              CHECK((range.size() > 0 && range.size() <= segment));
+              CHECK((reverse.begin == steps - range.end && reverse.end == steps - range.begin));
+              CHECK(passes.last(s) == (range.end == steps));
+              end = range.end;
+            }
+            CHECK(end == steps);
+            // Each layer and segment once, after all that it needs.
+            for (Index p = 0; p < passes.size(); ++p) {
+              CHECK(passes[p].segment == p % n);
+              CHECK(passes[p].layer == (passes.by_layer() ? p / n : 0));
+            }
+          }
+        }
+      }
+    }
+  });
 }
 
 TEST_CASE_TEMPLATE("rnn: without dropout inference gives what training gives", T, float, double) {
