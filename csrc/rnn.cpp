@@ -441,7 +441,7 @@ auto Weights<T>::pack(Index LayerSizes::* size, Packer packer) const -> Panels {
   Index bytes = 0;
   for (int i = 0; i < model_.count(); ++i) {
     const Index n = kernels_.sizes(model_.layer_input(i / model_.directions), model_.hidden).*size;
-    bytes += panels.emplace_back(n).bytes();
+    bytes += panels.emplace_back(n, Reuse::spare_blocks).bytes();
   }
   parallel(
       bytes < bytes_worth_a_team ? 1 : num_threads(),

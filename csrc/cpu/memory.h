@@ -81,31 +81,28 @@ inline void* allocate(std::int64_t bytes) {
   if (bytes > INT64_MAX - huge_page) throw std::bad_alloc();
   const std::size_t alignment = is_large(bytes) ? huge_page : cache_line;
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  if (is_large(bytes))
-    if (void* spare = spare_blocks.take(bytes)) return spare;
   void* const p = std::aligned_alloc(alignment, rounded == 0 ? cache_line : rounded);
   if (p == nullptr) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (is_large(bytes)) madvise(p, rounded, MADV_HUGEPAGE);  // a hint: it may fail
+  // A hint, which may fail. For whole pages only: the rest of the last would add to the peak.
+  if (is_large(bytes)) madvise(p, bytes / huge_page * huge_page, MADV_HUGEPAGE);
 #endif
   return p;
 }
 
-inline void release(void* p, std::int64_t bytes) {
-  if (is_large(bytes))
-    spare_blocks.give(p, bytes);
-  else
-    std::free(p);
-}
+enum class Reuse { none, spare_blocks };
 
 // Uninitialised, aligned to a cache line, which is also the widest vector.
 template <class T>
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
-  explicit AlignedBuffer(std::int64_t n) {
+  explicit AlignedBuffer(std::int64_t n, Reuse reuse = Reuse::none) {
     const std::int64_t bytes = checked_product(n, sizeof(T));
-    data_ = {static_cast<T*>(allocate(bytes)), Release{bytes}};
+    const bool spare = reuse == Reuse::spare_blocks && is_large(bytes);
+    void* p = spare ? spare_blocks.take(bytes) : nullptr;
+    if (p == nullptr) p = allocate(bytes);
+    data_ = {static_cast<T*>(p), Release{bytes, spare}};
   }
   T* data() const { return data_.get(); }
   std::int64_t bytes() const { return data_.get_deleter().bytes; }
@@ -113,7 +110,13 @@ class AlignedBuffer {
  private:
   struct Release {
     std::int64_t bytes = 0;
-    void operator()(T* p) const { release(p, bytes); }
+    bool spare = false;
+    void operator()(T* p) const {
+      if (spare)
+        spare_blocks.give(p, bytes);
+      else
+        std::free(p);
+    }
   };
   std::unique_ptr<T, Release> data_;
 };

@@ -56,8 +56,9 @@ Ticks now() {
 
 // ---- Other work on our CPUs ---------------------------------------------------------------------
 
-// A thread that loses its CPU gets it back after a time slice of about 3 ms. A wait of this length may
-// be one for such a thread; if such waits are more than this part of a barrier's life, they are.
+// A thread that loses its CPU gets it back after a time slice of about 3 ms. A wait of this length
+// may be one for such a thread; if such waits are more than this part of a barrier's life, they
+// are.
 constexpr Ticks kLongWait = 1'000'000;
 constexpr Ticks kPartOfLife = 4;
 // How long the pool is careful afterwards, the first time and at most. Each try costs a time slice.
@@ -139,14 +140,14 @@ struct Job {
   void* context;
   std::uint64_t float_control;
   std::optional<Barrier> barrier;
-  std::atomic<int> begun{0};             // workers that have taken the job
-  alignas(64) std::atomic<int> size{0};  // of the team; 0 until it is settled
+  std::atomic<int> begun{0};                // workers that have taken the job
+  alignas(64) std::atomic<int> size{0};     // of the team; 0 until it is settled
   alignas(64) std::atomic<int> running{0};  // workers not done yet
 };
 
-// A worker's mailbox. The caller moves it from either idle state to posted, in one atomic exchange, so
-// no wake-up is lost: whoever finds asleep knows that it must notify. From posted either the worker
-// moves on to working, or the caller, who waits no longer, takes the job back.
+// A worker's mailbox. The caller moves it from either idle state to posted, in one atomic exchange,
+// so no wake-up is lost: whoever finds asleep knows that it must notify. From posted either the
+// worker moves on to working, or the caller, who waits no longer, takes the job back.
 enum class State : int { kIdle, kAsleep, kPosted, kWorking };
 
 struct alignas(64) Worker {

@@ -163,16 +163,16 @@ TEST_CASE("SpareBlocks: give back what was given last, of the same size, within 
   std::free(d);
 }
 
-TEST_CASE("AlignedBuffer: a large one comes back, also from several threads at once") {
+TEST_CASE("AlignedBuffer: a large one comes back if asked, also from several threads at once") {
   constexpr std::int64_t n = (std::int64_t{9} << 20) + 4;
-  void* first = AlignedBuffer<char>(n).data();
-  CHECK(AlignedBuffer<char>(n).data() == first);
+  void* first = AlignedBuffer<char>(n, Reuse::spare_blocks).data();
+  CHECK(AlignedBuffer<char>(n, Reuse::spare_blocks).data() == first);
   std::vector<std::thread> threads;
   std::atomic<bool> alone{true};
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&, t] {
       for (int i = 0; i < 200; ++i) {
-        const AlignedBuffer<char> mine(n);
+        const AlignedBuffer<char> mine(n, Reuse::spare_blocks);
         mine.data()[0] = mine.data()[n - 1] = static_cast<char>(t);
         std::this_thread::yield();
         if (mine.data()[0] != t || mine.data()[n - 1] != t) alone = false;
