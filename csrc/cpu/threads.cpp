@@ -56,14 +56,16 @@ Ticks now() {
 
 // ---- Other work on our CPUs ---------------------------------------------------------------------
 
-// A thread that loses its CPU gets it back after a time slice of about 3 ms. A wait of this length
-// may be one for such a thread; if such waits are more than this part of a barrier's life, they
-// are.
-constexpr Ticks kLongWait = 1'000'000;
-constexpr Ticks kPartOfLife = 4;
-// How long the pool is careful afterwards, the first time and at most. Each try costs a time slice.
+// A wait of this length is not for a thread that has a CPU: steps between barriers are more even.
+constexpr Ticks kLongWait = 30'000;
+// A parallel region is held up where long waits are more than this part of it, and the pool becomes
+// careful after two that are, or one of some length: any thread is interrupted now and then.
+constexpr Ticks kPartOfRegion = 4;
+constexpr Ticks kLongRegion = 2'000'000;
+// How long the pool is careful, the first time and at most. Each try may cost two held-up regions.
 constexpr Ticks kFirstCare = 20'000'000, kLongestCare = 1'280'000'000;
 
+constinit std::atomic<Ticks> long_waits{0};  // of all barriers, ever
 constinit std::atomic<Ticks> careful_until{0}, last_care{0};
 
 void take_care(Ticks time) {
@@ -76,6 +78,20 @@ void take_care(Ticks time) {
   careful_until.store(time + care, std::memory_order_relaxed);
 }
 
+// Spins until done(), yields the CPU later on, and takes note of a long wait.
+template <class Done>
+void wait_until(const Done& done) {
+  Backoff backoff;
+  Ticks begin = 0;
+  while (!done()) {
+    backoff.wait();
+    if (backoff.yields() && begin == 0) begin = now();
+  }
+  if (begin == 0) return;
+  const Ticks waited = now() - begin;
+  if (waited > kLongWait) long_waits.fetch_add(waited, std::memory_order_relaxed);
+}
+
 }  // namespace
 
 bool careful() {
@@ -83,7 +99,7 @@ bool careful() {
   return until != 0 && now() < until;
 }
 
-Barrier::Barrier(int size) : size_(size), born_(now()), missing_(size) {}
+Barrier::Barrier(int size) : size_(size), missing_(size) {}
 
 void Barrier::wait() {
   // Can't be stale or early: the generation only moves on when this thread has arrived, too.
@@ -93,19 +109,7 @@ void Barrier::wait() {
     generation_.store(generation + 1, std::memory_order_release);
     return;
   }
-  Backoff backoff;
-  Ticks begin = 0;
-  while (generation_.load(std::memory_order_acquire) == generation) {
-    backoff.wait();
-    if (backoff.yields() && begin == 0) begin = now();
-  }
-  if (begin != 0) waited(begin, now());
-}
-
-void Barrier::waited(Ticks begin, Ticks end) {
-  if (end - begin < kLongWait) return;
-  const Ticks sum = long_waits_.fetch_add(end - begin, std::memory_order_relaxed) + end - begin;
-  if (sum > (end - born_) / kPartOfLife) take_care(end);
+  wait_until([&] { return generation_.load(std::memory_order_acquire) != generation; });
 }
 
 void Team::sync() const {
@@ -162,6 +166,7 @@ struct Pool {
   std::atomic<bool> busy{false};  // whoever sets it owns the rest
   int started = 0;                // workers[0, started) have a thread
   Ticks last_call = 0;
+  int held_up = 0;  // points for the regions of late, see judge()
   Worker workers[kMaxThreads - 1];
 };
 static_assert(std::is_trivially_destructible_v<Pool>);
@@ -261,6 +266,19 @@ void await_workers(const Job& job, int workers, Ticks begin, Ticks patience) {
   }
 }
 
+// Whether the region from `begin` to `end` was held up. Four points for one that was, eight for a
+// long one, one off for one that was not; eight are enough.
+void judge(Ticks begin, Ticks end, Ticks waits) {
+  if (waits < (end - begin) / kPartOfRegion) {
+    pool.held_up = std::max(pool.held_up - 1, 0);
+    return;
+  }
+  pool.held_up += end - begin > kLongRegion ? 8 : 4;
+  if (pool.held_up < 8) return;
+  pool.held_up = 4;
+  take_care(end);
+}
+
 void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) {
   const int workers = grow(threads - 1);
   Job job(task, context, float_control());
@@ -281,9 +299,10 @@ void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) 
   job.barrier.emplace(size);
   job.running.store(size - 1, std::memory_order_relaxed);
   job.size.store(size, std::memory_order_release);
+  const Ticks waits = long_waits.load(std::memory_order_relaxed);
   task(context, Team{0, size, &*job.barrier});
-  Backoff backoff;
-  while (job.running.load(std::memory_order_acquire) != 0) backoff.wait();
+  wait_until([&] { return job.running.load(std::memory_order_acquire) == 0; });
+  if (size > 1) judge(begin, now(), long_waits.load(std::memory_order_relaxed) - waits);
 }
 
 }  // namespace

@@ -28,13 +28,9 @@ class Barrier {
   void wait();
 
  private:
-  void waited(std::int64_t begin, std::int64_t end);
-
   // Arriving writes `missing_`, waiting reads `generation_`: on different cache lines (64 bytes on
   // x86 and on most ARM cores), lest each arrival disturb all who wait.
   const int size_;
-  const std::int64_t born_;  // in nanoseconds
-  std::atomic<std::int64_t> long_waits_{0};
   alignas(64) std::atomic<int> missing_;
   alignas(64) std::atomic<unsigned> generation_{0};
 };
@@ -74,8 +70,9 @@ class FlushDenormals {
   const std::uint64_t saved_;
 };
 
-// Whether other work on the same CPUs has held up a barrier lately: then a team is slower than one
-// thread. True for 20 ms, and for longer each time that it happens again.
+// Whether threads of a team have lately waited long for each other: other work has taken their
+// CPUs, and a team is slower than one thread. True for 20 ms, and for longer each time that it
+// happens again.
 bool careful();
 
 // How long parallel() waits for its workers to begin, in nanoseconds.
