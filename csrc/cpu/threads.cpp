@@ -135,6 +135,29 @@ constexpr Ticks kIdleSpin = 40'000;
 // probably calls again, and finds them awake.
 constexpr Ticks kSoon = 200'000;
 
+// The CPU that this thread runs on, or -1 where that is unknown.
+int current_cpu() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves this thread to another of the CPUs that it may run on. The scheduler may have woken a
+// worker on its caller's CPU (a halted virtual CPU does not count as idle), and takes some ms to
+// part them.
+void leave_cpu([[maybe_unused]] int cpu) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(cpu, &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
+}
+
 // One parallel region. Lives on the caller's stack, until each worker that began has lowered
 // `running`, its last touch.
 struct Job {
@@ -143,6 +166,7 @@ struct Job {
   ParallelTask task;
   void* context;
   std::uint64_t float_control;
+  int cpu = current_cpu();  // the caller's
   std::optional<Barrier> barrier;
   std::atomic<int> begun{0};                // workers that have taken the job
   alignas(64) std::atomic<int> size{0};     // of the team; 0 until it is settled
@@ -205,6 +229,7 @@ void* work(void* argument) {
   inside_parallel = true;
   for (;;) {
     Job& job = await_job(worker);
+    if (job.cpu >= 0 && job.cpu == current_cpu()) leave_cpu(job.cpu);
     job.begun.fetch_add(1, std::memory_order_relaxed);
     Backoff backoff;
     while (job.size.load(std::memory_order_acquire) == 0) backoff.wait();
