@@ -20,6 +20,7 @@ def markdown(run: Run) -> str:
     threads = sorted({r.threads for r in run.results})
     for n in threads:
         results = [r for r in run.results if r.threads == n]
+        sections += [f"### In short, {count(n, 'thread')}", in_short(results)]
         for title, rows in split(results).items():
             if rows:
                 table = steps_table if rows[0].case.mode == "step" else cases_table
@@ -98,6 +99,21 @@ def contestants(results: Sequence[Result]) -> list[str]:
     """Return all that were timed, peers in their order."""
     names = dict.fromkeys(name for r in results for name in r.timings)
     return sorted(names, key=lambda name: PEERS.index(name.split(":")[0]))
+
+
+def in_short(results: Sequence[Result]) -> str:
+    """Return a line for each size: our microseconds, and in brackets how often faster that is."""
+    tables = split(results)
+    rows = [*tables[MODES["infer"]], *tables[MODES["train"]]]
+    found = {(r.case.shape, r.case.mode, r.case.cell): r for r in rows}
+    shapes = dict.fromkeys(shape for shape, _, _ in found)
+    columns = {"": list(shapes)}
+    for mode, cell in dict.fromkeys((mode, cell) for _, mode, cell in found):
+        line = [found.get((shape, mode, cell)) for shape in shapes]
+        columns[f"{NAMES[cell]} {mode}"] = [
+            f"{micros(median(r, OURS))} ({number(r.ratio)})" if r else "" for r in line
+        ]
+    return "Our microseconds, and the best peer's time over ours.\n\n" + table(columns)
 
 
 def cases_table(results: Sequence[Result]) -> str:

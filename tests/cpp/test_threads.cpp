@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -189,6 +190,29 @@ TEST_CASE("parallel: an impatient caller runs alone while its workers sleep, and
   while (size == 1 && std::chrono::steady_clock::now() < end) call();
   CHECK(size == 2);
 }
+
+#if defined(__linux__)
+TEST_CASE("parallel: a worker leaves its caller's CPU, and may run where it could before") {
+  const ThreadLimit limit(2);
+  cpu_set_t all, after;
+  REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+  after = all;
+  const int cpu = sched_getcpu();
+  // Puts the worker on the caller's CPU.
+  parallel(2, [&](Team team) noexcept {
+    if (team.rank == 0) return;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<std::size_t>(cpu), &one);
+    sched_setaffinity(0, sizeof one, &one);
+    sched_setaffinity(0, sizeof all, &all);
+  });
+  parallel(2, [&](Team team) noexcept {
+    if (team.rank == 1) sched_getaffinity(0, sizeof after, &after);
+  });
+  CHECK(CPU_EQUAL(&all, &after));
+}
+#endif
 
 TEST_CASE("careful: after regions that were held up, for a while, longer each time") {
   using Milliseconds = std::chrono::milliseconds;
