@@ -174,7 +174,7 @@ def where_installed(peer):
     return pytest.param(peer, marks=mark)
 
 
-@pytest.mark.parametrize("peer", map(where_installed, baselines.RIVALS))
+@pytest.mark.parametrize("peer", [where_installed(peer) for peer in baselines.RIVALS])
 def test_peers_are_right(peer):
     """With every cell in every mode."""
     planned = {case: [peer] for case in cases.quick(reference.CELLS)}
