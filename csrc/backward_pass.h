@@ -1,0 +1,203 @@
+// BPTT, pass by pass. Where a pass has lost its activations, forward runs it again.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "forward_pass.h"
+
+namespace fusedrnn {
+
+template <class T>
+void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes, bool keeps_gates) {
+  const Index row = steps.begin * layer.batch;
+  if (steps.end < layer.steps) {
+    layer.first = false;
+    layer.dh_n = layer.dh_0;
+    layer.dc_n = layer.dc_0;
+  }
+  if (steps.begin > 0) layer.h_0 = layer.y.row(row - layer.batch);
+  layer.x.data = layer.x.row(row);
+  layer.y.data = layer.y.row(row);
+  if (layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
+  if (layer.dx != nullptr) layer.dx += row * layer.input;
+  if (keeps_gates) layer.gates += row * sizes.gates_row;
+  if (layer.c != nullptr) layer.c += row * sizes.padded_hidden;
+  layer.steps = steps.size();
+}
+
+template <class T>
+void enter(LayerBackward<T>& layer, const Frame<T>& frame, const Tape<T>& tape, int i,
+           Index segment) {
+  const Passes& passes = frame.passes;
+  const int l = i / frame.model.directions, d = i % frame.model.directions;
+  const Range steps = passes.steps(segment);
+  const Index row = passes.times(segment, d).begin * layer.batch;
+  layer.steps = steps.size();
+  if (passes.whole_input(l)) {
+    layer.x.data = layer.x.row(row);
+    if (layer.dx != nullptr) layer.dx += row * layer.input;
+  }
+  if (!passes.recomputes() || l + 1 == frame.model.layers) layer.y.data = layer.y.row(row);
+  if (!passes.recomputes()) {
+    if (frame.saves) layer.gates += row * frame.sizes.gates_row;
+    if (layer.c != nullptr) layer.c += steps.begin * frame.padded_state;
+  }
+  if (passes.whole_output(l) && layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
+  if (segment > 0) layer.h_0 = checkpoint(frame, tape, 0, i, segment);
+  if (!passes.last(segment)) {
+    layer.first = false;
+    layer.dh_n = layer.dh_0;
+    layer.dc_n = layer.dc_0;
+  }
+}
+
+// For running passes again: into the tape's activations as before, y and the last states into
+// scratch.
+template <class T>
+std::vector<LayerForward<T>> arrange_again(const Frame<T>& frame, Tape<T>& tape, Scratch& scratch) {
+  if (!frame.passes.recomputes()) return {};
+  const Model& model = frame.model;
+  Sequence<T> sequence = tape.sequence;
+  sequence.h_n = scratch.take<T>(frame.states);
+  sequence.c_n = frame.two_states ? scratch.take<T>(frame.states) : nullptr;
+  const Index size = checked_product(frame.rows, model.hidden);
+  sequence.y = scratch.take<T>(checked_product(size, model.directions));
+  auto layers = arrange_forward(frame, sequence, &tape, scratch);
+  if (model.directions == 2)  // each its own segment
+    for (int i = 0; i < model.count(); ++i) layers[i].y = {sequence.y + i % 2 * size, model.hidden};
+  return layers;
+}
+
+// The gradient dx of a layer's input, to which two directions add. A segment where a direction
+// comes first it writes to dx itself, any other apart, to be added.
+template <class T>
+class DirectionSum {
+ public:
+  DirectionSum(const Frame<T>& frame, Scratch& scratch) : frame_(frame) {
+    if (frame.model.directions == 1) return;
+    const Index widest =
+        std::max(frame.model.input, frame.model.layers > 1 ? frame.model.width() : 0);
+    const Index size = checked_product(frame.rows, widest);
+    if (frame.passes.segments() > 1) apart_[0] = scratch.take<T>(size);
+    apart_[1] = scratch.take<T>(size);
+  }
+
+  // Where direction d writes its part of a segment, whose place in dx is given.
+  T* target(int d, Index segment, T* dx) const { return comes_first(d, segment) ? dx : apart_[d]; }
+
+  // Adds, or moves, to dx [T*B, width] what was written apart: this rank's share.
+  void add(Index segment, T* dx, Index width, Team team) const {
+    for (int d = 0; d < frame_.model.directions; ++d) {
+      if (comes_first(d, segment)) continue;
+      const Range times = frame_.passes.times(segment, d), other = passed(d, segment);
+      const Index step = frame_.problem.batch * width;
+      const Range part = share_of(times.size() * step, 8, team.rank, team.size);
+      const auto element = [&](Index time) {
+        return std::clamp((time - times.begin) * step, part.begin, part.end);
+      };
+      const Range both{element(other.begin), element(other.end)};
+      const T* from = apart_[d];
+      T* to = dx + times.begin * step;
+      std::copy(from + part.begin, from + both.begin, to + part.begin);
+      for (Index e = both.begin; e < both.end; ++e) to[e] += from[e];
+      std::copy(from + both.end, from + part.end, to + both.end);
+      team.sync();
+    }
+  }
+
+ private:
+  // The times that the other direction has passed before direction d adds its part: in a pass
+  // direction 0 is the first to add.
+  Range passed(int d, Index segment) const {
+    const Range steps = frame_.passes.steps(segment);
+    const Index all = frame_.problem.steps;
+    return d == 0 ? Range{0, all - steps.end} : Range{steps.begin, all};
+  }
+  bool comes_first(int d, Index segment) const {
+    const Range times = frame_.passes.times(segment, d), other = passed(d, segment);
+    return frame_.model.directions == 1 || times.end <= other.begin || times.begin >= other.end;
+  }
+
+  const Frame<T>& frame_;
+  T* apart_[2] = {};  // [segment*B, the widest layer's input]
+};
+
+template <class T>
+std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& tape,
+                                               const Gradients<T>& gradients, T* const* d_inputs,
+                                               const std::vector<LayerForward<T>>& again,
+                                               Scratch& scratch) {
+  const Model& model = frame.model;
+  const Problem& problem = frame.problem;
+  const Index chunk = frame.passes.chunk();
+  const Index chunk_rows = checked_product(chunk, problem.batch);
+  std::vector<LayerBackward<T>> layers(model.count());
+  for (int i = 0; i < model.count(); ++i) {
+    const int l = i / model.directions, d = i % model.directions;
+    const bool top = l + 1 == model.layers;
+    const T* y = top ? tape.sequence.y : tape.outputs[l].data();
+    const T* dy = top ? gradients.dy : d_inputs[l + 1];
+    LayerBackward<T>& layer = layers[i];
+    frame.shape(layer, l, d);
+    layer.panels = frame.weights.backward_panels(i);
+    layer.x = {layer_input(tape, l), layer.input};
+    layer.h_0 = frame.state_of(tape.sequence.h_0, i);
+    layer.y = {y + d * model.hidden, model.width()};
+    if (!top && !again.empty()) layer.y = {again[i].y.data, again[i].y.stride};
+    layer.gates = frame.saves ? tape.gates[frame.kept(i)].data()
+                              : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
+    layer.c = frame.two_states ? tape.c[frame.kept(i)].data() : nullptr;
+    layer.dy = {dy == nullptr ? nullptr : dy + d * model.hidden, model.width()};
+    layer.dh_n = frame.state_of(gradients.dh_n, i);
+    layer.dc_n = frame.state_of(gradients.dc_n, i);
+    layer.dx = d_inputs[l];
+    layer.dh_0 = frame.state_of(gradients.dh_0, i);
+    layer.dc_0 = frame.state_of(gradients.dc_0, i);
+    layer.gradients = gradients.parameters[i];
+    layer.chunk = chunk;
+    layer.dh = scratch.take<T>(frame.padded_state);
+    layer.dc = scratch.take<T>(frame.padded_state);
+    layer.first = true;
+    const LayerSizes sizes = frame.kernels.sizes(layer.input, model.hidden);
+    layer.x_panels = scratch.take<T>(checked_product(chunk_rows, sizes.padded_input));
+    layer.h_panels = scratch.take<T>(checked_product(chunk_rows, sizes.padded_hidden));
+    layer.columns =
+        scratch.take<T>(checked_product(chunk_rows, sizes.block_width) * frame.schedule.threads());
+  }
+  return layers;
+}
+
+// Pass p of BPTT.
+template <class T>
+void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& layers,
+                  const Tape<T>& tape, T* const* d_inputs, const DirectionSum<T>& sum, Index p) {
+  const Passes& passes = frame.passes;
+  const auto [first, segment] = passes[p];
+  const Model& model = frame.model;
+  const auto run_layer = [&](int n, int d, Range steps, Team team, bool split_units) {
+    const int i = model.index(first + n, d);
+    LayerBackward<T> layer = layers[i];
+    layer.split_units = split_units;
+    enter(layer, frame, tape, i, segment);
+    layer.dx = sum.target(d, segment, layer.dx);
+    if (steps.size() < layer.steps) restrict_to(layer, steps, frame.sizes, frame.saves);
+    frame.kernels.backward(layer, team);
+  };
+  const auto finish = [&](int n, Range steps, Team team) {
+    const int l = first + n;
+    T* dx = d_inputs[l];
+    sum.add(segment, dx, model.layer_input(l), team);
+    if (frame.problem.dropout == 0 || l == 0) return;
+    if (passes.by_layer()) {
+      if (segment == 0) frame.drop(dx, dx, l - 1, {0, frame.problem.steps}, team);
+    } else {
+      const Index before = passes.steps(segment).begin;
+      dx += steps.begin * frame.output_row();
+      frame.drop(dx, dx, l - 1, {before + steps.begin, before + steps.end}, team);
+    }
+  };
+  frame.schedule.run(Order::backward, passes.steps(segment).size(), run_layer, finish);
+}
+
+}  // namespace fusedrnn
