@@ -170,7 +170,7 @@ TEST_CASE_TEMPLATE("rnn: stacked, both directions, dropout: the same bits with 1
   }
 }
 
-TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less memory", T, float,
+TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 or 2 threads, in less memory", T, float,
                    double) {
   struct Case {
     int layers;
@@ -186,13 +186,13 @@ TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less
       for (auto& array : all.arrays)  // so that relu stays finite over all steps
         for (T& weight : array) weight *= T(0.3);
       Weights<T> weights(model, all.parameters());
-      const Outcome<T> want = train(all, weights, true);
+      const Outcome<T> want = train(all, weights, true), from_zero = train(all, weights, false);
       REQUIRE(finite(want.dx));
-      for (int threads = 1; threads <= 3; ++threads) {
+      for (int threads = 1; threads <= 2; ++threads) {
         CAPTURE(threads);
         const ThreadLimit limit(threads);
         CHECK(train(some, weights, true) == want);
-        CHECK(train(some, weights, false) == train(all, weights, false));
+        CHECK(train(some, weights, false) == from_zero);
       }
       const Passes passes(model, some.problem, true);
       Tape<T> tapes[2];
