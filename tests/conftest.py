@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 # that wait for each other make them 4 to 20 times slower, most of all on a busy machine. It doesn't
 # concern the threads of the kernels.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+# A shell starts what it runs in the background with interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
