@@ -153,7 +153,7 @@ def kink_distance(p: KernelProblem, *, exact_zeros: bool) -> float:
     least = np.inf
     for layer, directions in zip(tape.network.layers, tape.saved, strict=True):
         for w, saved in zip(layer, directions, strict=True):
-            x, h = (np.stack([step[i] for step in saved]) for i in range(2))
+            x, h = (np.concatenate([step[i] for step in saved]) for i in range(2))
             a = np.abs(x @ w.weight_ih.T + w.bias_ih + h @ w.weight_hh.T + w.bias_hh)
             least = min(least, a[(a > 0) | exact_zeros].min(initial=np.inf))
     return least

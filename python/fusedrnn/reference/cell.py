@@ -12,18 +12,22 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[np.float64]
 Arrays: TypeAlias = tuple[Array, ...]
 
+NO_PROJECTION: Array = np.zeros((0, 0))
+
 
 class Weights(NamedTuple):
     """The parameters of one direction of one layer, or the gradients of them.
 
     G is the number of gates, I the width of x, H the number of units. The rows are ordered by
-    gate: the first H rows belong to the first gate.
+    gate: the first H rows belong to the first gate. With a projection h has P elements instead
+    of H; without one weight_hr has no rows.
     """
 
     weight_ih: Array  # [G*H, I]
-    weight_hh: Array  # [G*H, H]
+    weight_hh: Array  # [G*H, H], or [G*H, P]
     bias_ih: Array  # [G*H]
     bias_hh: Array  # [G*H]
+    weight_hr: Array = NO_PROJECTION  # [P, H]
 
 
 Step: TypeAlias = Callable[[Array, Arrays, Weights], tuple[Arrays, Arrays]]
@@ -43,11 +47,13 @@ class Cell:
     states : tuple of str
         What the cell carries from step to step. The first is h, the output.
     step : callable
-        ``step(x, state, weights) -> (new state, saved)`` with x (B, I) and each state (B, H).
-        `saved` is all that `step_backward` needs, beside the weights.
+        ``step(x, state, weights) -> (new state, saved)`` with x (B, I) and each state (B, H), but
+        a projected h (B, P). `saved` is all that `step_backward` needs, beside the weights.
     step_backward : callable
         ``step_backward(saved, weights, d_state) -> (d_x, d_previous_state, d_weights)``, where
         `d_state` is the gradient of the new state.
+    projects : bool
+        Whether the cell may have a projection weight_hr.
 
     Examples
     --------
@@ -61,6 +67,7 @@ class Cell:
     states: tuple[str, ...]
     step: Step
     step_backward: StepBackward
+    projects: bool = False
 
 
 def sigmoid(a: Array) -> Array:

@@ -1,6 +1,7 @@
 """Dropout between layers, with a counter-based random generator.
 
-Element e (C-order index in the layer's output [T, B, D*H]) of layer k, in the call (seed, call)::
+Element e of layer k, in the call (seed, call), where e is the C-order index in the layer's output
+[T, B, D*H] (with a projection [T, B, D*P]), which lengths don't shorten::
 
     word = one of the eight 32-bit words of
            Philox4x64-10(key = (seed, call), counter = (1 + e // 8, k, 0, 0)):
@@ -10,7 +11,7 @@ Element e (C-order index in the layer's output [T, B, D*H]) of layer k, in the c
     y    = mask x
 
 The backward pass is the same product: d_x = mask d_y. The mask depends on nothing but e, k and
-the key: not on threads, chunks or the order of evaluation.
+the key: not on lengths, threads, chunks or the order of evaluation.
 
 Sources: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting,
 JMLR 15, 2014; between the layers only: Zaremba, Sutskever and Vinyals, Recurrent Neural Network
@@ -77,7 +78,7 @@ def dropout_mask(shape: tuple[int, ...], p: float, key: tuple[int, int], layer: 
 
     Parameters
     ----------
-    shape : (T, B, D*H)
+    shape : (T, B, D*H), or (T, B, D*P) with a projection
     p : float
         The probability that an element is dropped, 0 <= p <= 1.
     key : (seed, call)

@@ -66,7 +66,7 @@ def step(x: Array, state: Arrays, weights: Weights) -> tuple[Arrays, Arrays]:
     array([[0.5]])
     """
     (h,) = state
-    W, R, b, s = weights
+    W, R, b, s, _ = weights
     a = x @ W.T + b  # [B, 3H]
     m = h @ R.T + s  # [B, 3H]
     a_r, a_z, a_n = np.split(a, 3, axis=1)
@@ -106,7 +106,7 @@ def step_backward(
     """
     x, h, r, z, n, m_n = saved
     (d_h_next,) = d_state
-    W, R, _, _ = weights
+    W, R, *_ = weights
     d_n = d_h_next * (1 - z)
     d_z = d_h_next * (h - n)
     d_a_n = d_n * (1 - n**2)

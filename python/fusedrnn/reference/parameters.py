@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .cell import Array, Cell, Weights
+from .cell import NO_PROJECTION, Array, Cell, Weights
 from .registry import find_cell
 
 
@@ -19,6 +19,7 @@ class Network:
     cell: Cell
     input_size: int
     hidden_size: int
+    proj_size: int  # P, 0 without a projection
     bias: bool
     layers: tuple[tuple[Weights, ...], ...]  # [layer][direction]
 
@@ -27,13 +28,32 @@ class Network:
         """The number D of directions, 1 or 2."""
         return len(self.layers[0])
 
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The number of elements of each state, h first: H, but P for a projected h."""
+        others = (self.hidden_size,) * (len(self.cell.states) - 1)
+        return (self.proj_size or self.hidden_size, *others)
+
+
+def parameter_kinds(bias: bool, proj_size: int) -> tuple[str, ...]:
+    """Return the kinds of parameters that each direction of each layer has, in torch's order.
+
+    Examples
+    --------
+    >>> parameter_kinds(bias=False, proj_size=2)
+    ('weight_ih', 'weight_hh', 'weight_hr')
+    """
+    biases = ("bias_ih", "bias_hh") if bias else ()
+    projection = ("weight_hr",) if proj_size else ()
+    return ("weight_ih", "weight_hh", *biases, *projection)
+
 
 def parameter_name(kind: str, layer: int, direction: int) -> str:
     """Return torch's name of a parameter.
 
     Parameters
     ----------
-    kind : "weight_ih", "weight_hh", "bias_ih" or "bias_hh"
+    kind : "weight_ih", "weight_hh", "bias_ih", "bias_hh" or "weight_hr"
     layer : int, from 0
     direction : 0 (forward in time) or 1 (backward)
 
@@ -53,12 +73,14 @@ def parameter_shapes(
     *,
     bias: bool = True,
     bidirectional: bool = False,
+    proj_size: int = 0,
 ) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of all parameters, in torch's order.
 
     Per layer, then per direction: ``weight_ih [G*H, I_k]``, ``weight_hh [G*H, H]``,
     ``bias_ih [G*H]``, ``bias_hh [G*H]``, with G gates, I_0 = `input_size`, and I_k = D*H for
-    k > 0. Source: torch.nn.RNNBase.
+    k > 0. With a projection to P elements ``weight_hh`` is [G*H, P], ``weight_hr [P, H]`` follows,
+    and I_k = D*P. Source: torch.nn.RNNBase.
 
     Parameters
     ----------
@@ -67,36 +89,55 @@ def parameter_shapes(
     input_size, hidden_size, num_layers : int
         I, H and the number of layers, each at least 1.
     bias, bidirectional : bool
+    proj_size : int
+        P, the number of elements that an LSTM's h is projected to, less than H; 0 for no
+        projection.
 
     Returns
     -------
     dict : name -> shape
+
+    Raises
+    ------
+    ValueError
+        If the cell is unknown, or can't have that projection.
 
     Examples
     --------
     >>> parameter_shapes("gru", 2, 5)  # doctest: +NORMALIZE_WHITESPACE
     {'weight_ih_l0': (15, 2), 'weight_hh_l0': (15, 5),
      'bias_ih_l0': (15,), 'bias_hh_l0': (15,)}
+    >>> parameter_shapes("lstm", 2, 5, bias=False, proj_size=3)
+    {'weight_ih_l0': (20, 2), 'weight_hh_l0': (20, 3), 'weight_hr_l0': (3, 5)}
     """
     rows = len(find_cell(cell).gates) * hidden_size
+    if proj_size and not find_cell(cell).projects:
+        raise ValueError(f"proj_size: expected 0 for {cell}, got {proj_size}")
+    if not 0 <= proj_size < hidden_size:
+        raise ValueError(f"proj_size: expected 0 to {hidden_size - 1}, got {proj_size}")
     directions = 2 if bidirectional else 1
+    output_size = proj_size or hidden_size  # of h
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(num_layers):
-        width = input_size if layer == 0 else directions * hidden_size
+        width = input_size if layer == 0 else directions * output_size
+        shape = {
+            "weight_ih": (rows, width),
+            "weight_hh": (rows, output_size),
+            "bias_ih": (rows,),
+            "bias_hh": (rows,),
+            "weight_hr": (proj_size, hidden_size),
+        }
         for direction in range(directions):
-            shapes[parameter_name("weight_ih", layer, direction)] = (rows, width)
-            shapes[parameter_name("weight_hh", layer, direction)] = (rows, hidden_size)
-            if bias:
-                shapes[parameter_name("bias_ih", layer, direction)] = (rows,)
-                shapes[parameter_name("bias_hh", layer, direction)] = (rows,)
+            for kind in parameter_kinds(bias, proj_size):
+                shapes[parameter_name(kind, layer, direction)] = shape[kind]
     return shapes
 
 
 def read_parameters(cell: str, parameters: Mapping[str, npt.ArrayLike]) -> Network:
     """Return the network that the parameters describe; they are copied, as float64.
 
-    Sizes, layers, directions and the presence of biases follow from names and shapes. Without
-    biases the network has zero biases.
+    Sizes, layers, directions and the presence of biases and of a projection follow from names and
+    shapes. Without biases the network has zero biases.
 
     Parameters
     ----------
@@ -119,25 +160,39 @@ def read_parameters(cell: str, parameters: Mapping[str, npt.ArrayLike]) -> Netwo
     (2, 5, 3, 1)
     """
     arrays = {name: np.array(array, dtype=np.float64) for name, array in parameters.items()}
-    for name in ("weight_ih_l0", "weight_hh_l0"):
+    projection = find_cell(cell).projects and "weight_hr_l0" in arrays
+    for name in ("weight_ih_l0", "weight_hh_l0", *(["weight_hr_l0"] if projection else [])):
         if name not in arrays:
             raise ValueError(f"parameters: {name} is missing")
         if arrays[name].ndim != 2 or 0 in arrays[name].shape:
             raise ValueError(f"{name}: expected a matrix, not empty, got {arrays[name].shape}")
     input_size = arrays["weight_ih_l0"].shape[1]
-    hidden_size = arrays["weight_hh_l0"].shape[1]
+    proj_size, hidden_size = 0, arrays["weight_hh_l0"].shape[1]
+    if projection:
+        proj_size, hidden_size = arrays["weight_hr_l0"].shape
+        if proj_size >= hidden_size:
+            raise ValueError(
+                "weight_hr_l0: expected fewer rows than columns [P < H], "
+                f"got {(proj_size, hidden_size)}"
+            )
     num_layers = sum(f"weight_ih_l{k}" in arrays for k in range(len(arrays)))
     bias = "bias_ih_l0" in arrays
     directions = 2 if "weight_ih_l0_reverse" in arrays else 1
     shapes = parameter_shapes(
-        cell, input_size, hidden_size, num_layers, bias=bias, bidirectional=directions == 2
+        cell,
+        input_size,
+        hidden_size,
+        num_layers,
+        bias=bias,
+        bidirectional=directions == 2,
+        proj_size=proj_size,
     )
     _check(arrays, shapes)
     layers = tuple(
-        tuple(_weights(arrays, layer, direction, bias) for direction in range(directions))
+        tuple(_weights(arrays, layer, direction) for direction in range(directions))
         for layer in range(num_layers)
     )
-    return Network(find_cell(cell), input_size, hidden_size, bias, layers)
+    return Network(find_cell(cell), input_size, hidden_size, proj_size, bias, layers)
 
 
 def _check(arrays: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -150,12 +205,12 @@ def _check(arrays: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None
             raise ValueError(f"{name}: expected {shape}, got {arrays[name].shape}")
 
 
-def _weights(arrays: dict[str, Array], layer: int, direction: int, bias: bool) -> Weights:
+def _weights(arrays: dict[str, Array], layer: int, direction: int) -> Weights:
+    def get(kind: str, otherwise: Array) -> Array:
+        return arrays.get(parameter_name(kind, layer, direction), otherwise)
+
     weight_ih = arrays[parameter_name("weight_ih", layer, direction)]
     weight_hh = arrays[parameter_name("weight_hh", layer, direction)]
-    if not bias:
-        zero = np.zeros(len(weight_ih))
-        return Weights(weight_ih, weight_hh, zero, zero)
-    bias_ih = arrays[parameter_name("bias_ih", layer, direction)]
-    bias_hh = arrays[parameter_name("bias_hh", layer, direction)]
-    return Weights(weight_ih, weight_hh, bias_ih, bias_hh)
+    zero = np.zeros(len(weight_ih))
+    bias_ih, bias_hh = get("bias_ih", zero), get("bias_hh", zero)
+    return Weights(weight_ih, weight_hh, bias_ih, bias_hh, get("weight_hr", NO_PROJECTION))

@@ -78,7 +78,7 @@ def step(
     array([[32.]])
     """
     (h,) = state
-    W, R, b, s = weights
+    W, R, b, s, _ = weights
     a = x @ W.T + b + h @ R.T + s  # [B, H]
     h_next = phi(a)
     return (h_next,), (x, h, h_next)
@@ -113,7 +113,7 @@ def step_backward(
     """
     x, h, h_next = saved
     (d_h_next,) = d_state
-    W, R, _, _ = weights
+    W, R, *_ = weights
     d_a = d_h_next * d_phi(h_next)  # [B, H]
     d_x = d_a @ W
     d_h = d_a @ R
