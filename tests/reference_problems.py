@@ -27,6 +27,32 @@ CASES = [
     {"units": 1, "inputs": 1},
 ]
 
+LENGTHS = [
+    {"batch": 3, "lengths": [2, 3, 1]},
+    {"batch": 3, "lengths": [2, 0, 3], "layers": 2, "bidirectional": True},
+    {"batch": 5, "steps": 4, "lengths": [0, 4, 2, 4, 0], "bidirectional": True},
+    {"lengths": [3, 3], "bidirectional": True},
+    {"lengths": [2, 2], "layers": 2, "bidirectional": True},
+    {"lengths": [0, 0], "layers": 2, "bidirectional": True},
+    {"steps": 1, "lengths": [0, 1], "layers": 2},
+    {"batch": 3, "lengths": [3, 0, 2], "layers": 3, "bidirectional": True, "dropout": 0.4},
+    {"batch": 3, "lengths": [1, 2, 0], "layers": 2, "bidirectional": True, "batch_first": True},
+    {"lengths": [1, 3], "layers": 2, "bias": False},
+    {"batch": None, "lengths": 2, "layers": 2, "bidirectional": True},
+    {"batch": None, "lengths": 0, "bidirectional": True},
+]
+
+# Of an LSTM alone.
+PROJECTIONS = [
+    {"proj_size": 1},
+    {"proj_size": 2, "layers": 2},
+    {"proj_size": 2, "layers": 3, "bidirectional": True},
+    {"proj_size": 1, "layers": 2, "bidirectional": True, "dropout": 0.4, "dropout_key": (7, 3)},
+    {"proj_size": 2, "layers": 2, "bias": False, "batch_first": True},
+    {"proj_size": 2, "batch": None, "layers": 2, "bidirectional": True},
+    {"proj_size": 4, "units": 5, "steps": 1, "batch": 1},
+]
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -92,27 +118,31 @@ def make(
     layers=1,
     bidirectional=False,
     bias=True,
+    proj_size=0,
     seed=0,
     **options,
 ) -> Problem:
     rng = np.random.default_rng(seed)
     shapes = reference.parameter_shapes(
-        cell, inputs, units, layers, bias=bias, bidirectional=bidirectional
+        cell, inputs, units, layers, bias=bias, bidirectional=bidirectional, proj_size=proj_size
     )
     directions = 2 if bidirectional else 1
     middle = () if batch is None else (batch,)
     leading = (steps, *middle)
     if batch is not None and options.get("batch_first"):
         leading = (batch, steps)
-    state_shape = (layers * directions, *middle, units)
-    count = len(reference.CELLS[cell].states)
+    outputs = proj_size or units  # of a direction
+    sizes = {"h": outputs, "c": units}
+    state_shapes = [
+        (layers * directions, *middle, sizes[name]) for name in reference.CELLS[cell].states
+    ]
     return Problem(
         cell,
         x=rng.normal(size=(*leading, inputs)),
         parameters={name: rng.normal(size=shape) / 2 for name, shape in shapes.items()},
-        states=tuple(rng.normal(size=state_shape) for _ in range(count)),
-        dy=rng.normal(size=(*leading, directions * units)),
-        dstates=tuple(rng.normal(size=state_shape) for _ in range(count)),
+        states=tuple(rng.normal(size=shape) for shape in state_shapes),
+        dy=rng.normal(size=(*leading, directions * outputs)),
+        dstates=tuple(rng.normal(size=shape) for shape in state_shapes),
         options=options,
     )
 

@@ -1,4 +1,4 @@
-"""The gradients of the reference against central differences, the textbook's sums and torch."""
+"""The gradients of the reference against central differences and the textbook's sums."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fusedrnn import reference
-from reference_problems import CASES, CELLS, Problem, make, pack, relative, unpack
+from reference_problems import CASES, CELLS, LENGTHS, PROJECTIONS, Problem, make, relative
 
 # Step of the four-point difference: its error is about h^4 f''''' / 30 = 3e-14 f''''' from
 # truncation and 1e-16 L / h = 1e-13 L from rounding, both far below the tolerance.
@@ -64,10 +64,14 @@ def smooth(cell: str, **options) -> Problem:
     return next(problem for problem in problems if not near_kink(problem))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, "projected lstm"])
+@pytest.mark.parametrize("lengths", [None, [3, 3], [1, 0]], ids=str)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_every_element_of_every_gradient(cell, bidirectional):
-    problem = smooth(cell, layers=1, units=2, bidirectional=bidirectional)
+def test_every_element_of_every_gradient(cell, bidirectional, lengths):
+    projection = {"proj_size": 1} if cell.startswith("projected") else {}
+    cell = cell.removeprefix("projected ")
+    options = {"units": 2, "bidirectional": bidirectional, "lengths": lengths}
+    problem = smooth(cell, **options, **projection)
     gradients = problem.gradients()
     assert list(gradients) == list(problem.arrays)
     for name, gradient in gradients.items():
@@ -93,20 +97,38 @@ def check_along_directions(problem: Problem, seed: int) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + LENGTHS, ids=str)
 def test_gradients_along_random_directions(cell, case):
     check_along_directions(smooth(cell, **case), seed=1)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@pytest.mark.parametrize("case", PROJECTIONS, ids=str)
+def test_gradients_with_a_projection(case):
+    check_along_directions(make("lstm", **case), seed=1)
+
+
+@pytest.mark.parametrize("case", LENGTHS, ids=str)
+def test_gradients_with_lengths_and_a_projection(case):
+    check_along_directions(make("lstm", proj_size=2, **case), seed=1)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_gradients_of_any_problem(data):
+    cell = data.draw(st.sampled_from(CELLS))
+    steps = data.draw(st.integers(1, 4))
+    batch = data.draw(st.sampled_from([None, 1, 2, 3]))
+    units = data.draw(st.integers(1, 3))
+    length = st.integers(0, steps)
+    lengths = length if batch is None else st.lists(length, min_size=batch, max_size=batch)
     problem = make(
-        data.draw(st.sampled_from(CELLS)),
-        steps=data.draw(st.integers(1, 4)),
-        batch=data.draw(st.sampled_from([None, 1, 2, 3])),
+        cell,
+        steps=steps,
+        batch=batch,
         inputs=data.draw(st.integers(1, 3)),
-        units=data.draw(st.integers(1, 3)),
+        units=units,
+        proj_size=data.draw(st.integers(0, units - 1 if cell == "lstm" else 0)),
+        lengths=data.draw(st.none() | lengths),
         layers=data.draw(st.integers(1, 3)),
         bidirectional=data.draw(st.booleans()),
         bias=data.draw(st.booleans()),
@@ -140,54 +162,3 @@ def test_textbook_sums(cell):
     np.testing.assert_allclose(got.parameters["bias_hh_l0"], d_b, rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(got.parameters["weight_hh_l0"], d_W, rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(got.parameters["weight_ih_l0"], d_U, rtol=1e-13, atol=1e-14)
-
-
-def torch_module(torch, p: Problem, layers, bidirectional, bias):
-    options = {
-        "num_layers": layers,
-        "bidirectional": bidirectional,
-        "bias": bias,
-        "batch_first": p.options.get("batch_first", False),
-        "dtype": torch.float64,
-    }
-    if p.cell.startswith("rnn_"):
-        options["nonlinearity"] = p.cell.removeprefix("rnn_")
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(p.cell, torch.nn.RNN)
-    units = p.parameters["weight_hh_l0"].shape[1]
-    module = kind(p.parameters["weight_ih_l0"].shape[1], units, **options)
-    assert [name for name, _ in module.named_parameters()] == list(p.parameters)
-    module.load_state_dict({name: torch.tensor(array) for name, array in p.parameters.items()})
-    return module
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("layout", ["time first", "batch first", "unbatched", "no bias"])
-def test_equals_torch(cell, layers, bidirectional, layout):
-    torch = pytest.importorskip("torch")
-    bias = layout != "no bias"
-    p = make(
-        cell,
-        steps=7,
-        batch=None if layout == "unbatched" else 3,
-        inputs=4,
-        units=5,
-        layers=layers,
-        bidirectional=bidirectional,
-        bias=bias,
-        batch_first=layout == "batch first",
-    )
-    module = torch_module(torch, p, layers, bidirectional, bias)
-    x = torch.tensor(p.x, requires_grad=True)
-    start = tuple(torch.tensor(s, requires_grad=True) for s in p.states)
-    y, final = module(x, pack(start))
-    torch.autograd.backward((y, *unpack(final)), [torch.tensor(d) for d in (p.dy, *p.dstates)])
-    got_y, got_final, _ = p.forward()
-    # Both round in float64 in different orders: some 10 roundings of 1e-16 a step.
-    for got, want in zip((got_y, *unpack(got_final)), (y, *unpack(final)), strict=True):
-        assert relative(got, want.detach().numpy()) <= 1e-12
-    want = {name: w.grad for name, w in module.named_parameters()} | {"x": x.grad}
-    want |= dict(zip(reference.CELLS[cell].states, (s.grad for s in start), strict=True))
-    for name, gradient in p.gradients().items():
-        assert relative(gradient, want[name].numpy()) <= 1e-10, name
