@@ -260,10 +260,12 @@ def test_wrong_lengths(lengths, error, message):
         reference.infer("gru", p.x, p.parameters, lengths=lengths)
 
 
-def test_one_sequence_refuses_a_list_of_lengths():
+def test_wrong_length_of_one_sequence():
     p = make("gru", batch=None)
     with pytest.raises(ValueError, match=r"lengths: expected shape \(\), got \(1,\)"):
         with_options(p, lengths=[3]).forward()
+    with pytest.raises(ValueError, match="lengths: expected 0 to T = 3, got 4"):
+        with_options(p, lengths=4).forward()
 
 
 def test_no_steps_are_an_error_whatever_the_lengths():

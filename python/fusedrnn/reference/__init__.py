@@ -2,6 +2,7 @@
 
 Slow, obvious and independent of everything else in this package. The call shapes are those of
 `fusedrnn.functional`; whatever comes in, everything is computed in float64.
+Sequences of a batch may have lengths of their own, and an LSTM may have a projection.
 
 ==================  =============================================================
 `CELLS`             name -> `Cell` (gates, states, step, step_backward)

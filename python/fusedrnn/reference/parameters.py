@@ -113,7 +113,7 @@ def parameter_shapes(
     rows = len(find_cell(cell).gates) * hidden_size
     if proj_size and not find_cell(cell).projects:
         raise ValueError(f"proj_size: expected 0 for {cell}, got {proj_size}")
-    if not 0 <= proj_size < hidden_size:
+    if proj_size and not 0 < proj_size < hidden_size:
         raise ValueError(f"proj_size: expected 0 to {hidden_size - 1}, got {proj_size}")
     directions = 2 if bidirectional else 1
     output_size = proj_size or hidden_size  # of h
