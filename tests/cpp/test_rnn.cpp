@@ -170,7 +170,7 @@ TEST_CASE_TEMPLATE("rnn: stacked, both directions, dropout: the same bits with 1
   }
 }
 
-TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 or 2 threads, in less memory", T, float,
+TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less memory", T, float,
                    double) {
   struct Case {
     int layers;
@@ -188,7 +188,7 @@ TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 or 2 threads, in less
       Weights<T> weights(model, all.parameters());
       const Outcome<T> want = train(all, weights, true), from_zero = train(all, weights, false);
       REQUIRE(finite(want.dx));
-      for (int threads = 1; threads <= 2; ++threads) {
+      for (int threads = 1; threads <= 3; ++threads) {
         CAPTURE(threads);
         const ThreadLimit limit(threads);
         CHECK(train(some, weights, true) == want);
