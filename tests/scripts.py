@@ -37,7 +37,9 @@ def wait(pid):
 """
 
 
-def run(script: str, *, limit=60, **environment: str | None) -> subprocess.CompletedProcess:
+def run(
+    script: str, *arguments: str, limit=60, **environment: str | None
+) -> subprocess.CompletedProcess:
     """Run a script in a new process; an environment variable that is None is removed."""
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for name in ("FUSEDRNN_NUM_THREADS", "OMP_NUM_THREADS", "FUSEDRNN_ISA"):
@@ -46,14 +48,14 @@ def run(script: str, *, limit=60, **environment: str | None) -> subprocess.Compl
         variables.pop(name, None)
         if value is not None:
             variables[name] = value
-    command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(script)]
+    command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(script), *arguments]
     return subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=limit, check=False
     )
 
 
-def output(script: str, **options) -> str:
-    done = run(script, **options)
+def output(script: str, *arguments: str, **options) -> str:
+    done = run(script, *arguments, **options)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.strip()
