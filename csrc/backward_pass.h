@@ -8,47 +8,89 @@
 
 namespace fusedrnn {
 
+// Activations that are kept of more rows than the kernel is to see: from `row` on.
 template <class T>
-void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes, bool keeps_gates) {
-  const Index row = steps.begin * layer.batch;
+void enter_kept(LayerBackward<T>& layer, Index row, const LayerSizes& sizes) {
+  if (layer.gates != nullptr) layer.gates += row * sizes.gates_row;
+  if (layer.c != nullptr) layer.c += row * sizes.padded_hidden;
+  if (layer.m != nullptr) layer.m += row * sizes.padded_hidden;
+}
+
+template <class T>
+void restrict_to(LayerBackward<T>& layer, Range steps, const LayerSizes& sizes) {
+  const Index row = layer.row(steps.begin);
   if (steps.end < layer.steps) {
     layer.first = false;
     layer.dh_n = layer.dh_0;
     layer.dc_n = layer.dc_0;
   }
-  if (steps.begin > 0) layer.h_0 = layer.y.row(row - layer.batch);
+  if (steps.begin > 0) {
+    const Index before = layer.row(steps.begin - 1);
+    layer.h_0 = {layer.y.row(before), layer.y.stride};
+    if (layer.c != nullptr)
+      layer.c_0 = {layer.c + before * sizes.padded_hidden, sizes.padded_hidden};
+  }
   layer.x.data = layer.x.row(row);
   layer.y.data = layer.y.row(row);
   if (layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
   if (layer.dx != nullptr) layer.dx += row * layer.input;
-  if (keeps_gates) layer.gates += row * sizes.gates_row;
-  if (layer.c != nullptr) layer.c += row * sizes.padded_hidden;
+  enter_kept(layer, row, sizes);
+  select_times(layer, steps.begin);
   layer.steps = steps.size();
 }
 
+// The kernel's view of one segment. `states`: those before every segment but the first.
 template <class T>
-void enter(LayerBackward<T>& layer, const Frame<T>& frame, const Tape<T>& tape, int i,
+void enter(LayerBackward<T>& layer, const Frame<T>& frame, T* const (&states)[2], int i,
            Index segment) {
   const Passes& passes = frame.passes;
   const int l = i / frame.model.directions, d = i % frame.model.directions;
-  const Range steps = passes.steps(segment);
-  const Index row = passes.times(segment, d).begin * layer.batch;
-  layer.steps = steps.size();
+  const Range times = passes.times(segment, d);
+  const Index row = layer.row(times.begin);
   if (passes.whole_input(l)) {
     layer.x.data = layer.x.row(row);
     if (layer.dx != nullptr) layer.dx += row * layer.input;
   }
   if (!passes.recomputes() || l + 1 == frame.model.layers) layer.y.data = layer.y.row(row);
-  if (!passes.recomputes()) {
-    if (frame.saves) layer.gates += row * frame.sizes.gates_row;
-    if (layer.c != nullptr) layer.c += steps.begin * frame.padded_state;
-  }
+  if (!passes.recomputes()) enter_kept(layer, row, frame.sizes);
   if (passes.whole_output(l) && layer.dy.data != nullptr) layer.dy.data = layer.dy.row(row);
-  if (segment > 0) layer.h_0 = checkpoint(frame, tape, 0, i, segment);
+  select_times(layer, times.begin);
+  layer.steps = times.size();
+  if (segment > 0) {
+    layer.h_0.data = checkpoint(frame, states, 0, i, segment);
+    layer.c_0.data = checkpoint(frame, states, 1, i, segment);
+  }
   if (!passes.last(segment)) {
     layer.first = false;
     layer.dh_n = layer.dh_0;
     layer.dc_n = layer.dc_0;
+  }
+}
+
+// The states before every segment but the first: of a tape that has all activations from these.
+template <class T>
+void find_states(const Frame<T>& frame, const std::vector<LayerBackward<T>>& layers,
+                 T* (&states)[2], Scratch& scratch) {
+  const Passes& passes = frame.passes;
+  for (int part = 0; part < frame.model.spec().states; ++part) {
+    const Index width = frame.model.state_width(part);
+    states[part] = scratch.take<T>(checked_product(passes.segments() - 1, frame.states(part)));
+    for (Index segment = 1; segment < passes.segments(); ++segment) {
+      for (int i = 0; i < frame.model.count(); ++i) {
+        const LayerBackward<T>& layer = layers[i];
+        const Range times = passes.times(segment, i % frame.model.directions);
+        const Index time = layer.reverse ? times.end : times.begin - 1;  // of the step before
+        const Index row = frame.problem.row(time);
+        T* const to = checkpoint(frame, states, part, i, segment);
+        for (Index r = 0; r < layer.batch; ++r) {
+          const bool begun = r < frame.rows_between(time, time + 1);
+          const T* from = part == 0 ? (begun ? layer.y.row(row + r) : layer.h_0.row(r))
+                          : begun   ? layer.c + (row + r) * frame.sizes.padded_hidden
+                                    : layer.c_0.row(r);
+          std::copy_n(from, width, to + r * width);
+        }
+      }
+    }
   }
 }
 
@@ -59,13 +101,14 @@ std::vector<LayerForward<T>> arrange_again(const Frame<T>& frame, Tape<T>& tape,
   if (!frame.passes.recomputes()) return {};
   const Model& model = frame.model;
   Sequence<T> sequence = tape.sequence;
-  sequence.h_n = scratch.take<T>(frame.states);
-  sequence.c_n = frame.two_states ? scratch.take<T>(frame.states) : nullptr;
-  const Index size = checked_product(frame.rows, model.hidden);
+  sequence.h_n = scratch.take<T>(frame.states(0));
+  sequence.c_n = frame.two_states ? scratch.take<T>(frame.states(1)) : nullptr;
+  const Index size = checked_product(frame.rows, model.output());
   sequence.y = scratch.take<T>(checked_product(size, model.directions));
   auto layers = arrange_forward(frame, sequence, &tape, scratch);
   if (model.directions == 2)  // each its own segment
-    for (int i = 0; i < model.count(); ++i) layers[i].y = {sequence.y + i % 2 * size, model.hidden};
+    for (int i = 0; i < model.count(); ++i)
+      layers[i].y = {sequence.y + i % 2 * size, model.output()};
   return layers;
 }
 
@@ -91,14 +134,16 @@ class DirectionSum {
     for (int d = 0; d < frame_.model.directions; ++d) {
       if (comes_first(d, segment)) continue;
       const Range times = frame_.passes.times(segment, d), other = passed(d, segment);
-      const Index step = frame_.problem.batch * width;
-      const Range part = share_of(times.size() * step, 8, team.rank, team.size);
+      const auto elements = [&](Index time) {
+        return (frame_.problem.row(time) - frame_.problem.row(times.begin)) * width;
+      };
+      const Range part = share_of(elements(times.end), 8, team.rank, team.size);
       const auto element = [&](Index time) {
-        return std::clamp((time - times.begin) * step, part.begin, part.end);
+        return std::clamp(elements(time), part.begin, part.end);
       };
       const Range both{element(other.begin), element(other.end)};
       const T* from = apart_[d];
-      T* to = dx + times.begin * step;
+      T* to = dx + frame_.problem.row(times.begin) * width;
       std::copy(from + part.begin, from + both.begin, to + part.begin);
       for (Index e = both.begin; e < both.end; ++e) to[e] += from[e];
       std::copy(from + both.end, from + part.end, to + both.end);
@@ -131,39 +176,52 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
   const Model& model = frame.model;
   const Problem& problem = frame.problem;
   const Index chunk = frame.passes.chunk();
-  const Index chunk_rows = checked_product(chunk, problem.batch);
+  const Index chunk_rows = problem.row(chunk);  // no other chunk has more
+  const T* zero = scratch.take_zeroed<T>(std::max(frame.state(0), frame.state(1)));
   std::vector<LayerBackward<T>> layers(model.count());
   for (int i = 0; i < model.count(); ++i) {
     const int l = i / model.directions, d = i % model.directions;
     const bool top = l + 1 == model.layers;
-    const T* y = top ? tape.sequence.y : tape.outputs[l].data();
+    const T* y = top ? tape.sequence.y : tape.outputs[l];
     const T* dy = top ? gradients.dy : d_inputs[l + 1];
     LayerBackward<T>& layer = layers[i];
     frame.shape(layer, l, d);
     layer.panels = frame.weights.backward_panels(i);
     layer.x = {layer_input(tape, l), layer.input};
-    layer.h_0 = frame.state_of(tape.sequence.h_0, i);
-    layer.y = {y + d * model.hidden, model.width()};
+    const T* h_0 = frame.state_of(tape.sequence.h_0, 0, i);
+    const T* c_0 = frame.state_of(tape.sequence.c_0, 1, i);
+    layer.h_0 = {h_0 != nullptr ? h_0 : zero, model.output()};
+    layer.c_0 = {c_0 != nullptr ? c_0 : zero, model.hidden};
+    layer.y = {y + d * model.output(), model.width()};
     if (!top && !again.empty()) layer.y = {again[i].y.data, again[i].y.stride};
-    layer.gates = frame.saves ? tape.gates[frame.kept(i)].data()
-                              : scratch.take<T>(chunk_rows * frame.sizes.gates_row);
-    layer.c = frame.two_states ? tape.c[frame.kept(i)].data() : nullptr;
-    layer.dy = {dy == nullptr ? nullptr : dy + d * model.hidden, model.width()};
-    layer.dh_n = frame.state_of(gradients.dh_n, i);
-    layer.dc_n = frame.state_of(gradients.dc_n, i);
+    layer.gates = frame.saves ? tape.gates[frame.kept(i)] : nullptr;
+    layer.c = frame.two_states ? tape.c[frame.kept(i)] : nullptr;
+    layer.m = frame.projects ? tape.m[frame.kept(i)] : nullptr;
+    layer.dy = {dy == nullptr ? nullptr : dy + d * model.output(), model.width()};
+    layer.dh_n = frame.state_of(gradients.dh_n, 0, i);
+    layer.dc_n = frame.state_of(gradients.dc_n, 1, i);
     layer.dx = d_inputs[l];
-    layer.dh_0 = frame.state_of(gradients.dh_0, i);
-    layer.dc_0 = frame.state_of(gradients.dc_0, i);
+    layer.dh_0 = frame.state_of(gradients.dh_0, 0, i);
+    layer.dc_0 = frame.state_of(gradients.dc_0, 1, i);
     layer.gradients = gradients.parameters[i];
     layer.chunk = chunk;
-    layer.dh = scratch.take<T>(frame.padded_state);
-    layer.dc = scratch.take<T>(frame.padded_state);
+    layer.chunk_rows = chunk_rows;
     layer.first = true;
-    const LayerSizes sizes = frame.kernels.sizes(layer.input, model.hidden);
-    layer.x_panels = scratch.take<T>(checked_product(chunk_rows, sizes.padded_input));
-    layer.h_panels = scratch.take<T>(checked_product(chunk_rows, sizes.padded_hidden));
+    const LayerSizes sizes = frame.kernels.sizes(layer);
+    const auto rows_of = [&](Index rows, Index width) {
+      return scratch.take<T>(checked_product(rows, width));
+    };
+    layer.d_a = rows_of(chunk_rows, sizes.gates_row);
+    layer.dh = rows_of(problem.batch, sizes.padded_output);
+    layer.dc = rows_of(problem.batch, sizes.padded_hidden);
+    layer.x_panels = rows_of(chunk_rows, sizes.padded_input);
+    layer.h_panels = rows_of(chunk_rows, sizes.padded_output);
     layer.columns =
-        scratch.take<T>(checked_product(chunk_rows, sizes.block_width) * frame.schedule.threads());
+        rows_of(chunk_rows, checked_product(sizes.block_width, frame.schedule.threads()));
+    if (!frame.projects) continue;
+    layer.dy_h = rows_of(chunk_rows, sizes.padded_output);
+    layer.dm = rows_of(problem.batch, sizes.padded_hidden);
+    layer.m_panels = rows_of(chunk_rows, sizes.padded_hidden);
   }
   return layers;
 }
@@ -171,7 +229,7 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
 // Pass p of BPTT.
 template <class T>
 void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& layers,
-                  const Tape<T>& tape, T* const* d_inputs, const DirectionSum<T>& sum, Index p) {
+                  T* const (&states)[2], T* const* d_inputs, const DirectionSum<T>& sum, Index p) {
   const Passes& passes = frame.passes;
   const auto [first, segment] = passes[p];
   const Model& model = frame.model;
@@ -179,9 +237,9 @@ void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& la
     const int i = model.index(first + n, d);
     LayerBackward<T> layer = layers[i];
     layer.split_units = split_units;
-    enter(layer, frame, tape, i, segment);
+    enter(layer, frame, states, i, segment);
     layer.dx = sum.target(d, segment, layer.dx);
-    if (steps.size() < layer.steps) restrict_to(layer, steps, frame.sizes, frame.saves);
+    if (steps.size() < layer.steps) restrict_to(layer, steps, frame.sizes);
     frame.kernels.backward(layer, team);
   };
   const auto finish = [&](int n, Range steps, Team team) {
@@ -193,7 +251,7 @@ void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& la
       if (segment == 0) frame.drop(dx, dx, l - 1, {0, frame.problem.steps}, team);
     } else {
       const Index before = passes.steps(segment).begin;
-      dx += steps.begin * frame.output_row();
+      dx += frame.rows_between(before, before + steps.begin) * model.width();
       frame.drop(dx, dx, l - 1, {before + steps.begin, before + steps.end}, team);
     }
   };

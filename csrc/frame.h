@@ -27,10 +27,14 @@ inline constexpr Index backward_rows = 256;
 // Chunks in a segment of two directions: enough that starting a pass costs nothing beside it.
 inline constexpr Index chunks_for_two = 32;
 
+// The steps that have so many rows, on average.
 inline Index steps_for_rows(Index rows, const Problem& problem) {
-  const Index batch = std::max<Index>(problem.batch, 1);
-  return std::clamp<Index>((rows + batch - 1) / batch, 1, problem.steps);
+  const Index all = std::max<Index>(problem.rows(), 1);
+  const Index steps = std::min(problem.steps, INT64_MAX / (rows + 1));
+  return std::clamp<Index>((rows * steps + all - 1) / all, 1, problem.steps);
 }
+
+enum class Use { inference, forward, backward };
 
 // How a call is divided into passes.
 class Passes {
@@ -41,15 +45,16 @@ class Passes {
     Index segment;
   };
 
-  Passes(const Model& model, const Problem& problem, bool training)
+  Passes(const Model& model, const Problem& problem, Use use)
       : model_(model), problem_(problem), chunk_(chunk_steps(model, problem)) {
-    if (!training) return;
+    if (use == Use::inference) return;
     // An RNN saves nothing: all there is to run again is what lies between layers.
     const bool spares = model.spec().saves || (model.layers > 1 && model.directions == 1);
     const Index every = problem.checkpoint_every > 0 && spares ? problem.checkpoint_every : steps();
     segment_ = whole_chunks(every);
     recomputes_ = segment_ < steps();
-    if (!recomputes_ && model.directions == 2) segment_ = whole_chunks(chunks_for_two * chunk_);
+    if (!recomputes_ && model.directions == 2 && use == Use::backward)
+      segment_ = whole_chunks(chunks_for_two * chunk_);
     segments_ = (steps() + segment_ - 1) / segment_;
   }
 
@@ -105,47 +110,63 @@ template <class T>
 struct Frame {
   const Weights<T>& weights;
   const Problem& problem;
-  const bool training;
+  const Use use;
   const Model& model = weights.model();
   const CellKernels<T>& kernels = weights.kernels();
   const bool two_states = model.spec().states > 1, saves = model.spec().saves;
-  const Passes passes{model, problem, training};
-  const LayerSizes sizes = kernels.sizes(model.input, model.hidden);
-  const Index all_rows = checked_product(problem.steps, problem.batch);
-  const Index rows = passes.segment() * problem.batch;  // of a segment
-  const Index state = checked_product(problem.batch, model.hidden);
-  const Index states = checked_product(state, model.count());
+  const bool projects = model.projection > 0;
+  const Passes passes{model, problem, use};
+  const LayerSizes sizes = kernels.sizes(model.widths(0));
+  const Index all_rows = problem.rows();
+  const Index rows = problem.row(passes.segment());  // of a segment, at most
   const Index padded_state = checked_product(problem.batch, sizes.padded_hidden);
   // The output of a layer that isn't the last, as far as it is kept.
   const Index between = checked_product(passes.by_layer() ? all_rows : rows, model.width());
-  const Schedule schedule{
-      model_of_pass(), {passes.segment(), problem.batch, 0, {}}, sizes, passes.chunk()};
+  const Schedule schedule{model_of_pass(), problem_of_pass(), sizes, passes.chunk()};
 
   void shape(LayerShape& layer, int l, int d) const {
+    static_cast<LayerWidths&>(layer) = model.widths(l);
     layer.steps = passes.segment();
     layer.batch = problem.batch;
-    layer.input = model.layer_input(l);
-    layer.hidden = model.hidden;
+    layer.offsets = problem.offsets;
     layer.reverse = d == 1;
     layer.split_units = false;
   }
-  // Element i of the states [L*D, B, H]; null stays null.
+  // The state h (part 0) or c (part 1) of one layer and direction, [B, P or H], and of all.
+  Index state(int part) const { return checked_product(problem.batch, model.state_width(part)); }
+  Index states(int part) const { return checked_product(state(part), model.count()); }
+  // Element i of all states; null stays null.
   template <class U>
-  U* state_of(U* all, int i) const {
-    return all == nullptr ? nullptr : all + i * state;
+  U* state_of(U* all, int part, int i) const {
+    return all == nullptr ? nullptr : all + i * state(part);
   }
   // Which of the kept activations are those of this layer and direction.
   int kept(int i) const {
     return passes.recomputes() ? i % (passes.layers() * model.directions) : i;
   }
 
-  Index output_row() const { return problem.batch * model.width(); }  // of one time step
+  // The rows before time `end`, from time `begin` on.
+  Index rows_between(Index begin, Index end) const { return problem.row(end) - problem.row(begin); }
+
   // Dropout on the output of layer l at `steps`, this rank's share. The arrays begin with them.
   void drop(const T* in, T* out, int l, Range steps, Team team) const {
-    const Index begin = steps.begin * output_row();
-    const Range part = share_of(steps.size() * output_row(), 8, team.rank, team.size);
-    apply_dropout(in + part.begin, out + part.begin, begin + part.begin, begin + part.end,
-                  problem.dropout, problem.key, l);
+    const Index width = model.width();
+    const auto apply = [&](Index from, Index n, Index element) {
+      apply_dropout(in + from, out + from, element, element + n, problem.dropout, problem.key, l);
+    };
+    if (problem.order == nullptr) {
+      const Index begin = problem.row(steps.begin) * width;
+      const Range part =
+          share_of(rows_between(steps.begin, steps.end) * width, 8, team.rank, team.size);
+      return apply(part.begin, part.size(), begin + part.begin);
+    }
+    // As many elements as if no sequence ended early.
+    for (Index t = steps.begin; t < steps.end; ++t) {
+      const Range part = share_of(rows_between(t, t + 1), 1, team.rank, team.size);
+      for (Index r = part.begin; r < part.end; ++r)
+        apply((rows_between(steps.begin, t) + r) * width, width,
+              (t * problem.batch + problem.order[r]) * width);
+    }
   }
 
  private:
@@ -156,6 +177,44 @@ struct Frame {
     if (m.layers < model.layers) m.input = std::max(model.input, model.width());
     return m;
   }
+  Problem problem_of_pass() const {
+    Problem p = problem;
+    p.steps = passes.segment();
+    return p;
+  }
 };
+
+// Where the activations of a call lie in `memory`, which may be null to learn how much they take.
+template <class T>
+Tape<T> tape_layout(const Frame<T>& frame, T* memory) {
+  const Model& model = frame.model;
+  const Passes& passes = frame.passes;
+  Tape<T> tape;
+  const auto take = [&](Index rows, Index width) {
+    T* const p = memory == nullptr ? nullptr : memory + tape.elements;
+    tape.elements = checked_sum(tape.elements, checked_product(rows, width));
+    return p;
+  };
+  const Index rows = passes.recomputes() ? frame.rows : frame.all_rows;
+  const int layers = passes.recomputes() ? passes.layers() : model.layers;
+  // Whole vectors first, so that they are aligned as `memory` is.
+  for (int i = 0; i < layers * model.directions; ++i) {
+    if (frame.saves) tape.gates.push_back(take(rows, frame.sizes.gates_row));
+    if (frame.two_states) tape.c.push_back(take(rows, frame.sizes.padded_hidden));
+    if (frame.projects) tape.m.push_back(take(rows, frame.sizes.padded_hidden));
+  }
+  // A layer that is run again needs its input only, so that dropout may overwrite what it was.
+  const bool by_layer = passes.recomputes() && passes.by_layer();
+  const Index between = by_layer ? frame.all_rows : rows;
+  for (int l = 0; l + 1 < model.layers; ++l) {
+    tape.outputs.push_back(take(between, model.width()));
+    if (frame.problem.dropout > 0 && !by_layer)
+      tape.dropped.push_back(take(between, model.width()));
+  }
+  for (int part = 0; part < model.spec().states && passes.recomputes(); ++part)
+    tape.states[part] = take(passes.segments() - 1, frame.states(part));
+  tape.problem = frame.problem;
+  return tape;
+}
 
 }  // namespace fusedrnn

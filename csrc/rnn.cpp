@@ -17,45 +17,7 @@ Problem to_solve(Problem problem) {
   return problem;
 }
 
-// Takes the memory of a tape: everything that forward leaves for backward.
-template <class T>
-void prepare(Tape<T>& tape, const Frame<T>& frame, const Sequence<T>& sequence) {
-  const Model& model = frame.model;
-  const Passes& passes = frame.passes;
-  tape.problem = frame.problem;
-  tape.sequence = sequence;
-  if (sequence.h_0 == nullptr) {
-    tape.zero_h_0 = AlignedBuffer<T>(frame.states);
-    std::fill_n(tape.zero_h_0.data(), frame.states, T(0));
-    tape.sequence.h_0 = tape.zero_h_0.data();
-  }
-  const Index steps = passes.recomputes() ? passes.segment() : frame.problem.steps;
-  const Index rows = passes.recomputes() ? frame.rows : frame.all_rows;
-  const int layers = passes.recomputes() ? passes.layers() : model.layers;
-  for (int i = 0; i < layers * model.directions; ++i) {
-    if (frame.saves) tape.gates.emplace_back(checked_product(rows, frame.sizes.gates_row));
-    if (frame.two_states) tape.c.emplace_back(checked_product(steps + 1, frame.padded_state));
-  }
-  // A layer that is run again needs its input only, so that dropout may overwrite what it was.
-  const bool in_place = passes.recomputes() && passes.by_layer();
-  for (int l = 0; l + 1 < model.layers; ++l) {
-    tape.outputs.emplace_back(frame.between);
-    if (frame.problem.dropout > 0 && !in_place) tape.dropped.emplace_back(frame.between);
-  }
-  for (int part = 0; part < model.spec().states && passes.segments() > 1; ++part)
-    tape.states[part] = AlignedBuffer<T>(checked_product(passes.segments() - 1, frame.states));
-}
-
 }  // namespace
-
-template <class T>
-Index Tape<T>::bytes() const {
-  Index sum = 0;
-  for (const auto* buffers : {&gates, &c, &outputs, &dropped})
-    for (const AlignedBuffer<T>& buffer : *buffers) sum += buffer.bytes();
-  for (const AlignedBuffer<T>& buffer : states) sum += buffer.bytes();
-  return sum;
-}
 
 template <class T>
 Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> parameters)
@@ -70,15 +32,14 @@ auto Weights<T>::pack(Index LayerSizes::* size, Packer packer) const -> Panels {
   Panels panels;
   Index bytes = 0;
   for (int i = 0; i < model_.count(); ++i) {
-    const Index n = kernels_.sizes(model_.layer_input(i / model_.directions), model_.hidden).*size;
+    const Index n = kernels_.sizes(model_.widths(i / model_.directions)).*size;
     bytes += panels.emplace_back(n, Reuse::spare_blocks).bytes();
   }
   parallel(
       bytes < bytes_worth_a_team ? 1 : num_threads(),
       [&](Team team) noexcept {
         for (int i = 0; i < model_.count(); ++i)
-          packer(model_.layer_input(i / model_.directions), model_.hidden, parameters_[i],
-                 panels[i].data(), team);
+          packer(model_.widths(i / model_.directions), parameters_[i], panels[i].data(), team);
       },
       bytes / 80);
   return panels;
@@ -95,25 +56,50 @@ void Weights<T>::pack_backward() {
 
 template <class T>
 void forward(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
-             Tape<T>* tape) {
+             Tape<T>* tape, T* memory) {
   const Problem problem = to_solve(given);
-  const Frame<T> frame{weights, problem, tape != nullptr};
+  const Frame<T> frame{weights, problem, tape != nullptr ? Use::forward : Use::inference};
   Scratch scratch;
-  if (tape != nullptr) prepare(*tape, frame, sequence);
+  if (tape != nullptr) {
+    AlignedBuffer<T> own;
+    if (memory == nullptr) {
+      own = AlignedBuffer<T>(tape_layout<T>(frame, nullptr).elements);
+      memory = own.data();
+    }
+    *tape = tape_layout(frame, memory);
+    tape->sequence = sequence;
+    tape->memory = std::move(own);
+  }
   const auto layers = arrange_forward(frame, sequence, tape, scratch);
   for (Index p = 0; p < frame.passes.size(); ++p) run_forward(frame, layers, tape, p, false);
+  if (tape != nullptr) tape->pass = frame.passes.size() - 1;
+}
+
+template <class T>
+Index tape_row(const Weights<T>& weights, bool dropout) {
+  const Problem one{1, 1, dropout ? 0.5 : 0, {}};
+  return tape_layout<T>({weights, one, Use::forward}, nullptr).elements;
+}
+
+template <class T>
+Tape<T> tape_at(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
+                T* memory) {
+  const Problem problem = to_solve(given);
+  Tape<T> tape = tape_layout<T>({weights, problem, Use::forward}, memory);
+  tape.sequence = sequence;
+  return tape;
 }
 
 template <class T>
 double estimated_us(const Weights<T>& weights, const Problem& problem) {
   const Model& model = weights.model();
-  const LayerSizes sizes = weights.kernels().sizes(model.input, model.hidden);
+  const LayerSizes sizes = weights.kernels().sizes(model.widths(0));
   return Schedule(model, to_solve(problem), sizes).estimated_us();
 }
 
 template <class T>
 void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& gradients) {
-  const Frame<T> frame{weights, tape.problem, true};
+  const Frame<T> frame{weights, tape.problem, Use::backward};
   const Passes& passes = frame.passes;
   Scratch scratch;
   // The gradient of layer l's input. Two take turns, layer 0's is the caller's.
@@ -123,18 +109,23 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
   const DirectionSum<T> sum(frame, scratch);
   const auto again = arrange_again(frame, tape, scratch);
   const auto layers = arrange_backward(frame, tape, gradients, d_inputs.data(), again, scratch);
+  T* states[] = {tape.states[0], tape.states[1]};
+  if (!passes.recomputes()) find_states(frame, layers, states, scratch);
   for (Index p = passes.size(); p-- > 0;) {
-    // The tape has the activations of forward's last pass.
-    if (passes.recomputes() && p + 1 < passes.size()) run_forward(frame, again, &tape, p, true);
-    run_backward(frame, layers, tape, d_inputs.data(), sum, p);
+    if (passes.recomputes() && p != tape.pass) {
+      run_forward(frame, again, &tape, p, true);
+      tape.pass = p;
+    }
+    run_backward(frame, layers, states, d_inputs.data(), sum, p);
   }
 }
 
-#define FUSEDRNN_INSTANTIATE(T)                                                           \
-  template class Weights<T>;                                                              \
-  template struct Tape<T>;                                                                \
-  template double estimated_us(const Weights<T>&, const Problem&);                        \
-  template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*); \
+#define FUSEDRNN_INSTANTIATE(T)                                                               \
+  template class Weights<T>;                                                                  \
+  template double estimated_us(const Weights<T>&, const Problem&);                            \
+  template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*, T*); \
+  template Index tape_row(const Weights<T>&, bool);                                           \
+  template Tape<T> tape_at(const Weights<T>&, const Problem&, const Sequence<T>&, T*);        \
   template void backward(const Weights<T>&, Tape<T>&, const Gradients<T>&);
 FUSEDRNN_INSTANTIATE(float)
 FUSEDRNN_INSTANTIATE(double)

@@ -10,13 +10,15 @@ Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes&
     : part_(part) {
   const Index widest = std::max(model.input, model.layers > 1 ? model.width() : 0);
   const Index group = sizes.unit_group;
-  work_ = {problem.steps,
-           problem.batch,
-           checked_product(sizes.gates_row, widest + model.hidden),
-           (model.hidden + group - 1) / group,
-           model.layers,
-           model.directions,
-           (problem.steps + part_ - 1) / part_};
+  const Index steps = problem.steps;
+  work_ = {
+      steps,
+      (problem.rows() + steps - 1) / steps,  // rows of a step, on average
+      checked_product(sizes.gates_row, widest + model.output()) + model.projection * model.hidden,
+      (model.hidden + group - 1) / group,
+      model.layers,
+      model.directions,
+      (problem.steps + part_ - 1) / part_};
   available_ = usable_threads();
   plan_ = plan(work_, available_);
   // An eighth of what one thread takes: then a team that comes late has cost little.

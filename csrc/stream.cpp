@@ -8,22 +8,22 @@ template <class T>
 Stream<T>::Stream(const Weights<T>& weights, Index batch)
     : model_(weights.model()),
       kernels_(weights.kernels()),
-      state_size_(checked_product(model_.count(), checked_product(batch, model_.hidden))),
-      schedule_(model_, problem(batch), kernels_.sizes(model_.input, model_.hidden)) {
+      batch_(batch),
+      schedule_(model_, problem(batch), kernels_.sizes(model_.widths(0))) {
   for (auto& state : states_)
-    for (int s = 0; s < model_.spec().states; ++s) state[s] = memory_.take_zeroed<T>(state_size_);
+    for (int s = 0; s < model_.spec().states; ++s) state[s] = memory_.take_zeroed<T>(state_size(s));
   const Problem one_step = problem(batch);
-  const Frame<T> frame{weights, one_step, false};
+  const Frame<T> frame{weights, one_step, Use::inference};
   const auto [h_0, c_0] = states_[0];
   const auto [h_n, c_n] = states_[1];
   layers_[0] = arrange_forward<T>(frame, {nullptr, h_0, c_0, nullptr, h_n, c_n}, nullptr, memory_);
   layers_[1] = layers_[0];
   for (int i = 0; i < model_.count(); ++i) {
     LayerForward<T>& layer = layers_[1][i];
-    layer.h_0 = frame.state_of(h_n, i);
-    layer.c_0 = frame.state_of(c_n, i);
-    layer.h_n = frame.state_of(h_0, i);
-    layer.c_n = frame.state_of(c_0, i);
+    layer.h_0 = frame.state_of(h_n, 0, i);
+    layer.c_0 = frame.state_of(c_n, 1, i);
+    layer.h_n = frame.state_of(h_0, 0, i);
+    layer.c_n = frame.state_of(c_0, 1, i);
   }
 }
 

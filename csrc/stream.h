@@ -19,11 +19,13 @@ class Stream {
   // Goes on with these weights, of the same model. They must live until others are used.
   void use(const Weights<T>& weights);
   // One time step; takes no memory. x and y must not overlap.
-  void step(const T* x, T* y);  // [B, I], [B, H]
+  void step(const T* x, T* y);  // [B, I], [B, P]
 
   // The state before the next step, to be read and written: part 0 is h, part 1 is c.
-  T* state(int part) const { return states_[now_][part]; }  // [L, B, H]
-  Index state_size() const { return state_size_; }
+  T* state(int part) const { return states_[now_][part]; }  // [L, B, P or H]
+  Index state_size(int part) const {
+    return checked_product(model_.count(), checked_product(batch_, model_.state_width(part)));
+  }
   const Model& model() const { return model_; }
   double estimated_us() const { return schedule_.estimated_us(); }  // of a step
 
@@ -32,7 +34,7 @@ class Stream {
 
   const Model model_;
   const CellKernels<T>& kernels_;
-  const Index state_size_;
+  const Index batch_;
   Schedule schedule_;
   Scratch memory_{true};
   // Two states take turns: a step reads one and writes the other. So nothing is copied, and a step

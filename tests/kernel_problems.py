@@ -48,6 +48,10 @@ class KernelProblem(Problem):
         return pack(self.states) if self.state_given else None
 
     @property
+    def engine(self):
+        return functional
+
+    @property
     def dtype(self) -> np.dtype:
         return self.x.dtype
 
@@ -58,8 +62,8 @@ class KernelProblem(Problem):
         return functional.forward(self.cell, self.x, self.parameters, self.state, **self.options)
 
     def infer(self, **options):
-        if "batch_first" in self.options:
-            options["batch_first"] = self.options["batch_first"]
+        for name in {"batch_first", "lengths"} & self.options.keys():
+            options[name] = self.options[name]
         return functional.infer(self.cell, self.x, self.parameters, self.state, **options)
 
     def gradients(self):
@@ -200,13 +204,18 @@ def term_sums(p: KernelProblem) -> dict[str, np.ndarray]:
 
     def step_backward(saved, weights, d_state):
         x, h, *rest = saved
+        d_h = np.abs(d_state[0])
         # With the identity for x, the gradient d_a^T x of weight_ih is d_a^T itself. In a GRU the
         # d_a of n's recurrent part is smaller: it is r times that of n.
         identity = np.eye(len(x))
         d_x, d_previous, parts = cell.step_backward((identity, h, *rest), weights, d_state)
         d_a = np.abs(parts.weight_ih)
         d_b = d_a.sum(axis=1)
-        return d_x, d_previous, Weights(d_a @ np.abs(x), d_a @ np.abs(h), d_b, d_b)
+        d_v = weights.weight_hr
+        if len(d_v):  # of h' = V m
+            o, c_next = rest[-2:]
+            d_v = d_h.T @ np.abs(o * np.tanh(c_next))
+        return d_x, d_previous, Weights(d_a @ np.abs(x), d_a @ np.abs(h), d_b, d_b, d_v)
 
     network = replace(tape.network, cell=replace(cell, step_backward=step_backward))
     tape = replace(tape, network=network)

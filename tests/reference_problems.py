@@ -67,6 +67,11 @@ class Problem:
     options: dict[str, Any]
 
     @property
+    def engine(self):
+        """What computes it."""
+        return reference
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that has a gradient, by name."""
         names = reference.CELLS[self.cell].states

@@ -206,8 +206,6 @@ def test_a_tape_holds_one_segment_and_the_states_before_each(cell, dtype, stack,
     live = layers if directions == 1 else 1  # layers whose gates are kept
     row = batch * padded(units, dtype)
     expected = directions * live * {"lstm": 5, "gru": 4}[cell] * segment * row
-    if cell == "lstm":
-        expected += directions * live * row  # c before the segment
     between = (layers - 1) * batch * directions * units
     if directions == 1:
         expected += between * segment * (2 if stack["dropout"] else 1)

@@ -296,7 +296,7 @@ def test_tapes_are_checked():
     with rejects(
         RuntimeError,
         "tape: expected a tape whose gradients were not taken yet, got a spent one "
-        "(backward works in the tape's memory; call forward again)",
+        "(its memory is given back; call forward again)",
     ) as w:
         functional.backward(w.spent_tape, w.dy)
     with rejects(ValueError, "tape: expected a tape of this layer, got another layer's") as w:

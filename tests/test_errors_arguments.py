@@ -292,8 +292,8 @@ def test_nonlinearity_is_tanh_or_relu(value):
 def test_options_are_keywords(make):
     with pytest.raises(TypeError, match="positional argument"):
         make(3, 4, 1, True)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'proj_size'"):
-        make(3, 4, proj_size=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'device'"):
+        make(3, 4, device="cpu")
 
 
 def test_what_a_layer_is_can_not_be_changed():

@@ -41,8 +41,7 @@ def test_same_parameters_in_the_same_order(cell, layers):
 def test_same_call_shapes(function):
     """All arguments agree in order, kind and default.
 
-    But for those of the kernels that concern memory: whose it is, and how much. And for lengths,
-    which only the reference has so far.
+    But for those of the kernels that concern memory: whose it is, and how much.
     """
     memory = {"out", "checkpoint_every"}
 
@@ -50,8 +49,7 @@ def test_same_call_shapes(function):
         parameters = inspect.signature(getattr(module, function)).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters if p.name not in memory]
 
-    specified = [a for a in arguments(reference) if a[0] != "lengths"]
-    assert arguments(functional) == specified
+    assert arguments(functional) == arguments(reference)
 
 
 def test_an_unknown_cell_is_refused_by_both():

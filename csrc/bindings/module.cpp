@@ -62,6 +62,22 @@ py::array vecmath(const std::string& name, const py::array& x) {
   return evaluate<double>(name, as_array<double>(x, "x"));
 }
 
+// Of the contents of C-contiguous arrays, one after the other.
+std::uint64_t fingerprint(const std::vector<py::array>& arrays) {
+  Index bytes = 0;
+  for (const py::array& array : arrays) {
+    if ((array.flags() & py::array::c_style) == 0)
+      throw py::value_error("arrays: expected C-contiguous arrays, got one that isn't");
+    bytes += array.nbytes();
+  }
+  constexpr Index bytes_worth = 128 << 10;  // about gil_worth_us
+  const GilRelease release(bytes > bytes_worth);
+  std::uint64_t all = 0;
+  for (const py::array& array : arrays)
+    all = isa().kernels->fingerprint(array.data(), array.nbytes(), all);
+  return all;
+}
+
 // Seconds that `work(team)` takes on `threads` threads.
 template <class Work>
 double seconds(int threads, const Work& work) {
@@ -118,21 +134,53 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init(&pack), py::arg("cell"), py::arg("parameters"), py::arg("names"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("num_layers"),
            py::arg("bidirectional"), py::arg("bias"), py::arg("dtype"),
-           py::arg("owner") = py::none(), py::arg("copy") = false)
+           py::arg("owner") = py::none(), py::arg("copy") = false, py::arg("proj_size") = 0)
       .def(
           "infer",
           [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
-             py::object out) { return w->infer(x, state, batch_first, out); },
-          py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("out"))
+             py::object out, py::object lengths, py::object batch_sizes) {
+            return w->infer(x, state, batch_first, out, {lengths, batch_sizes});
+          },
+          py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("out"),
+          py::arg("lengths") = py::none(), py::arg("batch_sizes") = py::none())
       .def(
           "forward",
           [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
              double dropout, std::uint64_t seed, std::uint64_t call, Index checkpoint_every,
-             py::object out) {
-            return w->forward(x, state, batch_first, dropout, {seed, call}, checkpoint_every, out);
+             py::object out, py::object lengths) {
+            return w->forward(x, state, batch_first, dropout, {seed, call}, checkpoint_every, out,
+                              {lengths, py::none()});
           },
           py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("dropout"),
-          py::arg("seed"), py::arg("call"), py::arg("checkpoint_every"), py::arg("out"))
+          py::arg("seed"), py::arg("call"), py::arg("checkpoint_every"), py::arg("out"),
+          py::arg("lengths") = py::none())
+      .def(
+          "reserve_row",
+          [](const Held<PackedWeights>& w, bool dropout) { return w->reserve_row(dropout); },
+          py::arg("dropout"))
+      .def(
+          "train",
+          [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
+             double dropout, std::uint64_t seed, std::uint64_t call, py::object reserve,
+             py::object lengths, py::object batch_sizes) {
+            return w->train(x, state, batch_first, dropout, {seed, call}, reserve,
+                            {lengths, batch_sizes});
+          },
+          py::arg("x"), py::arg("state"), py::arg("batch_first"), py::arg("dropout"),
+          py::arg("seed"), py::arg("call"), py::arg("reserve"), py::arg("lengths") = py::none(),
+          py::arg("batch_sizes") = py::none())
+      .def(
+          "gradients",
+          [](const Held<PackedWeights>& w, py::object x, py::object state, py::object y,
+             py::object reserve, bool batch_first, double dropout, std::uint64_t seed,
+             std::uint64_t call, py::object dy, py::object dstate, py::object lengths,
+             py::object batch_sizes) {
+            return w->gradients(x, state, y, reserve, batch_first, dropout, {seed, call}, dy,
+                                dstate, {lengths, batch_sizes});
+          },
+          py::arg("x"), py::arg("state"), py::arg("y"), py::arg("reserve"), py::arg("batch_first"),
+          py::arg("dropout"), py::arg("seed"), py::arg("call"), py::arg("dy"), py::arg("dstate"),
+          py::arg("lengths") = py::none(), py::arg("batch_sizes") = py::none())
       .def_property_readonly("dtype", [](const Held<PackedWeights>& w) { return w->dtype(); })
       .def_property_readonly("arrays",
                              [](const Held<PackedWeights>& w) { return w->read_only_arrays(); })
@@ -179,6 +227,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     return table;
   });
   m.def("info", &info);
+  m.def("fingerprint", &fingerprint, py::arg("arrays"));
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("as_array", &float_array, py::arg("object"), py::arg("name"),

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../rnn.h"
+#include "ends.h"
 
 namespace fusedrnn::bindings {
 
@@ -22,9 +23,23 @@ class PackedWeights : public std::enable_shared_from_this<PackedWeights> {
   virtual ~PackedWeights() = default;
 
   // (y, state) of inference; (y, state, tape) of training, with checkpoint_every = 0 for none.
-  virtual py::tuple infer(py::handle x, py::handle state, bool batch_first, py::handle out) = 0;
+  virtual py::tuple infer(py::handle x, py::handle state, bool batch_first, py::handle out,
+                          const Ends& ends) = 0;
   virtual py::tuple forward(py::handle x, py::handle state, bool batch_first, double dropout,
-                            DropoutKey key, Index checkpoint_every, py::handle out) = 0;
+                            DropoutKey key, Index checkpoint_every, py::handle out,
+                            const Ends& ends) = 0;
+
+  // Training for a caller who keeps everything: x, state, y, and what the kernels keep besides in
+  // `reserve`, of at least reserve_row elements for each row (time step and sequence) of x.
+  virtual Index reserve_row(bool dropout) const = 0;
+  // (y, state)
+  virtual py::tuple train(py::handle x, py::handle state, bool batch_first, double dropout,
+                          DropoutKey key, py::handle reserve, const Ends& ends) = 0;
+  // (d_x, d_state, [d_parameters]); of the same x, state, y and reserve, which stay as they are.
+  virtual py::tuple gradients(py::handle x, py::handle state, py::handle y, py::handle reserve,
+                              bool batch_first, double dropout, DropoutKey key, py::handle dy,
+                              py::handle dstate, const Ends& ends) = 0;
+
   virtual const char* dtype() const = 0;
   virtual py::list read_only_arrays() const = 0;  // what was packed
 
@@ -49,14 +64,14 @@ class TapeHandle {
   virtual std::shared_ptr<PackedWeights> weights() const = 0;
 };
 
-// Checks `parameters` (torch's arrays, per layer, then direction: weight_ih, weight_hh and, with
-// `bias`, bias_ih, bias_hh) and packs them. Without `copy` they must stay as they are until the
-// last call of forward, which may read them again.
+// Checks `parameters` (torch's arrays, per layer, then direction: weight_ih, weight_hh, with `bias`
+// bias_ih, bias_hh, with a projection weight_hr) and packs them. Without `copy` they must stay as
+// they are until the last call of forward, which may read them again.
 std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& parameters,
                                     const std::vector<std::string>& names, Index input_size,
                                     Index hidden_size, int num_layers, bool bidirectional,
                                     bool bias, const std::string& dtype, py::object owner,
-                                    bool copy);
+                                    bool copy, Index proj_size);
 
 // The kernels' weights; null if they aren't of T.
 template <class T>

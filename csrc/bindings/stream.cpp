@@ -67,11 +67,11 @@ class TypedStream final : public StreamHandle {
   py::object state() override {
     Few<py::object> parts;
     for (int i = 0; i < stream_.model().spec().states; ++i)
-      parts.push_back(fresh<T>(sizes_of(state_shape()), "state"));
+      parts.push_back(fresh<T>(sizes_of(arrangement_.state(stream_.model(), batch_, i)), "state"));
     {
       const Turn turn(holder_);
       for (std::size_t i = 0; i < parts.size(); ++i)
-        std::copy_n(stream_.state(static_cast<int>(i)), stream_.state_size(),
+        std::copy_n(stream_.state(static_cast<int>(i)), stream_.state_size(static_cast<int>(i)),
                     static_cast<T*>(py::reinterpret_borrow<py::array>(parts[i]).mutable_data()));
     }
     return pack_state(parts);
@@ -79,14 +79,14 @@ class TypedStream final : public StreamHandle {
 
   void set_state(py::handle state) override {
     const State given =
-        read_state<T>(state, "state", stream_.model(), state_shape(), StateUse::kInference);
+        read_state<T>(state, "state", stream_.model(), arrangement_, batch_, StateUse::kInference);
     const Turn turn(holder_);
     for (int i = 0; i < stream_.model().spec().states; ++i) {
       const T* part = given.data_of<T>(static_cast<std::size_t>(i));
       if (part != nullptr)
-        std::copy_n(part, stream_.state_size(), stream_.state(i));
+        std::copy_n(part, stream_.state_size(i), stream_.state(i));
       else
-        std::fill_n(stream_.state(i), stream_.state_size(), T(0));
+        std::fill_n(stream_.state(i), stream_.state_size(i), T(0));
     }
   }
 
@@ -95,7 +95,6 @@ class TypedStream final : public StreamHandle {
     if (!arrangement_.batched) return {width};
     return {{batch_, "B"}, width};
   }
-  Shape state_shape() const { return arrangement_.state(stream_.model(), batch_); }
 
   // For the weights of another version.
   void use(py::handle object) {

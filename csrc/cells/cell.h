@@ -28,11 +28,12 @@ constexpr int max_slots = 4;
 // weight_hh and bias_hh; -1 is none. The slots that take up W x, and those that take up R h, must
 // each be a contiguous run.
 struct CellSpec {
-  int gates;    // G: the row blocks of weight_ih [G*H, I] and weight_hh [G*H, H]
-  int slots;    // S
-  int states;   // 1: h; 2: h and c
-  bool saves;   // backward reads `saved`; otherwise the states are enough
-  bool direct;  // backward's d_state[0] is not zero
+  int gates;      // G: the row blocks of weight_ih [G*H, I] and weight_hh [G*H, H]
+  int slots;      // S
+  int states;     // 1: h; 2: h and c
+  bool saves;     // backward reads `saved`; otherwise the states are enough
+  bool direct;    // backward's d_state[0] is not zero
+  bool projects;  // may have a projection: then neither direction reads previous[0] or next[0]
   int x_gate[max_slots];
   int h_gate[max_slots];
 };

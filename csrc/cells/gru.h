@@ -26,6 +26,7 @@ struct Gru {
                                  .states = 1,
                                  .saves = true,
                                  .direct = true,
+                                 .projects = false,
                                  .x_gate = {2, 0, 1, -1},
                                  .h_gate = {-1, 0, 1, 2}};
 

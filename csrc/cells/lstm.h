@@ -29,6 +29,7 @@ struct Lstm {
                                  .states = 2,
                                  .saves = true,
                                  .direct = false,
+                                 .projects = true,
                                  .x_gate = {0, 1, 2, 3},
                                  .h_gate = {0, 1, 2, 3}};
 

@@ -42,6 +42,7 @@ struct Rnn {
                                  .states = 1,
                                  .saves = false,
                                  .direct = false,
+                                 .projects = false,
                                  .x_gate = {0, -1, -1, -1},
                                  .h_gate = {0, -1, -1, -1}};
 

@@ -73,7 +73,7 @@ template <class T>
 const CellKernels<T>& kernels_for(int cell, Index hidden) {
   static const bool forced = !forced_isa().empty();
   const CellKernels<T>* kernels = &isa().kernels->cell<T>(cell);
-  const auto lanes = [](const CellKernels<T>& k) { return k.sizes(1, 1).padded_hidden; };
+  const auto lanes = [](const CellKernels<T>& k) { return k.sizes({1, 1, 1}).padded_hidden; };
   for (auto isa = compiled_isas().rbegin(); !forced && isa != compiled_isas().rend(); ++isa) {
     const CellKernels<T>& narrower = isa->kernels->cell<T>(cell);
     if (2 * hidden > lanes(*kernels) || lanes(narrower) == 1) break;

@@ -263,7 +263,7 @@ void multiply_row(Left<T> a, const T* panels, Index columns, Range range, T* c, 
 // Rows `range` of a right operand of `depth` rows, into the layout that multiply() reads:
 // panels[p][k][lane] = source(k)[column], zero beyond `columns`. A null source is a row of zeros.
 template <class V, class Source, class T = typename V::Scalar>
-void pack_columns(Index depth, Range range, Index columns, T* panels, const Source& source) {
+void pack_columns(Index depth, Range range, Index columns, T* panels, Source&& source) {
   const Index vectors = (columns + V::lanes - 1) / V::lanes;
   for_panels<V, panel_vecs>(
       {0, (vectors + panel_vecs - 1) / panel_vecs}, vectors, [&]<int N>(Index p) {

@@ -11,6 +11,7 @@ struct KernelTable {
   CellKernels<double> f64[n_cells];
   MathKernels<float> math_f32;
   MathKernels<double> math_f64;
+  std::uint64_t (*fingerprint)(const void* memory, Index bytes, std::uint64_t before);
 
   template <class T>
   const CellKernels<T>& cell(int index) const {

@@ -9,6 +9,7 @@
 // The cells use exp, tanh and sigmoid, so vecmath.h comes first.
 #include "../cells/cells.h"
 #include "backward.h"
+#include "fingerprint.h"
 #include "forward.h"
 #include "kernel_table.h"
 #include "probe.h"
@@ -57,6 +58,7 @@ const KernelTable kernels{
     },
     math_kernels<float>,
     math_kernels<double>,
+    fingerprint<Vec<float>>,
 };
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -23,6 +23,12 @@ inline std::int64_t checked_product(std::int64_t a, std::int64_t b) {
   return product;
 }
 
+inline std::int64_t checked_sum(std::int64_t a, std::int64_t b) {
+  std::int64_t sum;
+  if (__builtin_add_overflow(a, b, &sum)) throw std::bad_alloc();
+  return sum;
+}
+
 inline constexpr std::size_t cache_line = 64;
 
 // Blocks of at least two huge pages ask for such pages: fresh memory then costs one fault for 2

@@ -6,8 +6,9 @@
 //   row forward    x: [panel][i][block][x slot][lane]  h: [panel][j][block][h slot][lane]
 //              bias: [block][slot][lane]
 //   backward   as pack_columns: dx = d_a W from [panel][k][i], dh = d_a R from [panel][k][j], with
-//   k
-//              over (block, slot of the run, lane)
+//              k over (block, slot of the run, lane)
+//   projection as pack_columns: h' = m W_hr^T from [panel][unit][p], dm = dh' W_hr from
+//              [panel][p][unit]
 //
 // Units beyond H are padding: zero weights keep them at zero.
 #pragma once
@@ -48,31 +49,33 @@ struct Layout {
     return {d_a, row, 1, blocks(hidden), run.count * lanes, slots * lanes};
   }
 
+  static FUSEDRNN_INLINE Index rounded(Index n) { return (n + lanes - 1) / lanes * lanes; }
+
   // Where the parts of the packed weights begin, in elements.
   struct Forward {
-    Index x, h, bias, size;
+    Index x, h, bias, projection, size;
   };
-  static FUSEDRNN_INLINE Forward forward(Index input, Index hidden) {
-    const Index h = blocks(hidden) * x_block(input);
-    const Index bias = h + blocks(hidden) * h_block(hidden);
-    return {0, h, bias, bias + gates_row(hidden)};
+  static FUSEDRNN_INLINE Forward forward(const LayerWidths& w) {
+    const Index h = blocks(w.hidden) * x_block(w.input);
+    const Index bias = h + blocks(w.hidden) * h_block(w.output);
+    const Index projection = bias + gates_row(w.hidden);
+    return {0, h, bias, projection, projection + (w.projects() ? w.hidden * rounded(w.output) : 0)};
   }
   struct Backward {
-    Index x, h, size;
+    Index x, h, projection, size;
   };
-  static FUSEDRNN_INLINE Backward backward(Index input, Index hidden) {
-    const Index columns = (input + lanes - 1) / lanes * lanes;
-    const Index h = blocks(hidden) * x_block(columns);
-    return {0, h, h + blocks(hidden) * h_block(blocks(hidden) * lanes)};
+  static FUSEDRNN_INLINE Backward backward(const LayerWidths& w) {
+    const Index h = blocks(w.hidden) * x_block(rounded(w.input));
+    const Index projection = h + blocks(w.hidden) * h_block(rounded(w.output));
+    return {0, h, projection, projection + (w.projects() ? w.output * rounded(w.hidden) : 0)};
   }
 };
 
 template <class Cell, class V>
-LayerSizes layer_sizes(Index input, Index hidden) {
+LayerSizes layer_sizes(const LayerWidths& w) {
   using L = Layout<Cell, V>;
-  return {L::blocks(input) * L::lanes,    L::blocks(hidden) * L::lanes,    L::gates_row(hidden),
-          L::forward(input, hidden).size, L::backward(input, hidden).size, L::slots * L::lanes,
-          panel_vecs * L::lanes};
+  return {L::rounded(w.input), L::rounded(w.hidden), L::rounded(w.output), L::gates_row(w.hidden),
+          L::forward(w).size,  L::backward(w).size,  L::slots * L::lanes,  panel_vecs * L::lanes};
 }
 
 // The rows of a weight matrix that belong to the slots of `run`, for the units of `blocks`,
@@ -115,35 +118,54 @@ void pack_bias(Index hidden, Range blocks, const LayerParameters<T>& p, T* packe
   }
 }
 
+// W_hr^T as the right operand of h' = m W_hr^T: this thread's panels.
+template <class V, class T = typename V::Scalar>
+void pack_projection(const LayerWidths& w, const T* weight_hr, T* packed, Team team) {
+  const Index vectors = (w.output + V::lanes - 1) / V::lanes;
+  const Range panels = share_of((vectors + panel_vecs - 1) / panel_vecs, 1, team.rank, team.size);
+  for_panels<V, panel_vecs>(panels, vectors, [&]<int N>(Index p) {
+    for (int v = 0; v < N; ++v) {
+      const Index first = (p * panel_vecs + v) * V::lanes, left = w.output - first;
+      transpose_into<V>([&](int i) { return weight_hr + (first + i) * w.hidden; },
+                        static_cast<int>(left < V::lanes ? left : V::lanes), w.hidden,
+                        packed + (p * panel_vecs * w.hidden + v) * V::lanes, N * V::lanes);
+    }
+  });
+}
+
 // The team divides the panels.
 template <class Cell, class V, class T = typename V::Scalar>
-void pack_forward(Index input, Index hidden, const LayerParameters<T>& p, T* base, Team team) {
+void pack_forward(const LayerWidths& w, const LayerParameters<T>& p, T* base, Team team) {
   using L = Layout<Cell, V>;
-  const auto at = L::forward(input, hidden);
-  const Range blocks = share_of(L::blocks(hidden), 1, team.rank, team.size);
-  pack_panels<Cell, V>(L::x, L::spec.x_gate, p.weight_ih, input, hidden, blocks, base + at.x);
-  pack_panels<Cell, V>(L::h, L::spec.h_gate, p.weight_hh, hidden, hidden, blocks, base + at.h);
-  pack_bias<Cell, V>(hidden, blocks, p, base + at.bias);
+  const auto at = L::forward(w);
+  const Range blocks = share_of(L::blocks(w.hidden), 1, team.rank, team.size);
+  pack_panels<Cell, V>(L::x, L::spec.x_gate, p.weight_ih, w.input, w.hidden, blocks, base + at.x);
+  pack_panels<Cell, V>(L::h, L::spec.h_gate, p.weight_hh, w.output, w.hidden, blocks, base + at.h);
+  pack_bias<Cell, V>(w.hidden, blocks, p, base + at.bias);
+  if (w.projects()) pack_projection<V>(w, p.weight_hr, base + at.projection, team);
 }
 
 template <class Cell, class V, class T = typename V::Scalar>
-void pack_backward(Index input, Index hidden, const LayerParameters<T>& p, T* base, Team team) {
+void pack_backward(const LayerWidths& w, const LayerParameters<T>& p, T* base, Team team) {
   using L = Layout<Cell, V>;
-  const auto at = L::backward(input, hidden);
+  const auto at = L::backward(w);
   // Row k = (block, slot of the run, lane) of a product's right operand is a row of the weights.
   const auto pack = [&](SlotRun run, const int(&gate)[max_slots], const T* weight, Index columns,
                         T* packed) {
-    const Index depth = L::blocks(hidden) * run.count * L::lanes;
+    const Index depth = L::blocks(w.hidden) * run.count * L::lanes;
     pack_columns<V>(depth, share_of(depth, L::lanes, team.rank, team.size), columns, packed,
                     [&, run](Index k) -> const T* {
                       const Index unit = k / (run.count * L::lanes) * L::lanes + k % L::lanes;
                       const int slot = run.first + static_cast<int>(k / L::lanes % run.count);
-                      return unit < hidden ? weight + (gate[slot] * hidden + unit) * columns
-                                           : nullptr;
+                      return unit < w.hidden ? weight + (gate[slot] * w.hidden + unit) * columns
+                                             : nullptr;
                     });
   };
-  pack(L::x, L::spec.x_gate, p.weight_ih, input, base + at.x);
-  pack(L::h, L::spec.h_gate, p.weight_hh, hidden, base + at.h);
+  pack(L::x, L::spec.x_gate, p.weight_ih, w.input, base + at.x);
+  pack(L::h, L::spec.h_gate, p.weight_hh, w.output, base + at.h);
+  if (w.projects())
+    pack_columns<V>(w.output, share_of(w.output, 1, team.rank, team.size), w.hidden,
+                    base + at.projection, [&](Index k) { return p.weight_hr + k * w.hidden; });
 }
 
 }  // namespace fusedrnn

@@ -29,6 +29,14 @@ def size(value: int, name: str) -> int:
     return number
 
 
+def projection(value: int, hidden_size: int, name: str) -> int:
+    """Return `value` as an int, if it is 0, for none, or smaller than the hidden size."""
+    number = integer(value, name)
+    if not 0 <= number < hidden_size:
+        raise ValueError(f"{name}: expected 0 to H - 1 = {hidden_size - 1}, got {number}")
+    return number
+
+
 def interval(value: int | None, name: str) -> int:
     """Return `value` as an int, if it is at least 1, and 0 for None."""
     return 0 if value is None else min(size(value, name), sys.maxsize)

@@ -22,9 +22,16 @@ class PackedWeights:
         dtype: str,
         owner: object = None,
         copy: bool = False,
+        proj_size: int = 0,
     ) -> None: ...
     def infer(
-        self, x: object, state: object, batch_first: bool, out: object
+        self,
+        x: object,
+        state: object,
+        batch_first: bool,
+        out: object,
+        lengths: object = None,
+        batch_sizes: object = None,
     ) -> tuple[_Array, _State]: ...
     def forward(
         self,
@@ -36,7 +43,36 @@ class PackedWeights:
         call: int,
         checkpoint_every: int,
         out: object,
+        lengths: object = None,
     ) -> tuple[_Array, _State, Tape]: ...
+    def reserve_row(self, dropout: bool) -> int: ...
+    def train(
+        self,
+        x: object,
+        state: object,
+        batch_first: bool,
+        dropout: float,
+        seed: int,
+        call: int,
+        reserve: object,
+        lengths: object = None,
+        batch_sizes: object = None,
+    ) -> tuple[_Array, _State]: ...
+    def gradients(
+        self,
+        x: object,
+        state: object,
+        y: object,
+        reserve: object,
+        batch_first: bool,
+        dropout: float,
+        seed: int,
+        call: int,
+        dy: object,
+        dstate: object,
+        lengths: object = None,
+        batch_sizes: object = None,
+    ) -> tuple[_Array, _State, list[_Array]]: ...
     @property
     def dtype(self) -> str: ...
     @property
@@ -67,6 +103,7 @@ class Tape:
 
 def as_array(object: object, name: str, dtype: str | None = None) -> _Array: ...
 def cells() -> dict[str, tuple[int, int]]: ...
+def fingerprint(arrays: list[Any]) -> int: ...
 def get_num_threads() -> int: ...
 def info() -> dict[str, Any]: ...
 def set_num_threads(n: int) -> None: ...

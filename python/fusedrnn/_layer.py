@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import functional
-from ._arguments import flag, float_dtype, interval, probability, size, word
+from ._arguments import flag, float_dtype, interval, probability, projection, size, word
 from ._core import Tape
 from ._network import Array, Network
 from .functional import Gradients, Weights
@@ -88,6 +88,7 @@ class Layer:
         bidirectional: bool,
         dtype: npt.DTypeLike,
         seed: int | None,
+        proj_size: int = 0,
     ) -> None:
         self.batch_first = batch_first
         self.dropout = dropout
@@ -99,6 +100,7 @@ class Layer:
             size(num_layers, "num_layers"),
             flag(bidirectional, "bidirectional"),
             flag(bias, "bias"),
+            projection(proj_size, hidden_size, "proj_size"),
         )
         self._seed_sequence = np.random.SeedSequence(None if seed is None else word(seed, "seed"))
         if self.dropout > 0 and self.num_layers == 1:
@@ -245,7 +247,7 @@ class Layer:
         yield copies
         self.load_parameters(copies)
 
-    def __call__(self, x: Any, state: Any = None) -> tuple[Array, Any]:
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any]:
         """Run the layer over a sequence: inference, no dropout, nothing is saved.
 
         Parameters
@@ -254,25 +256,41 @@ class Layer:
             (T, B, I); (B, T, I) with batch_first; (T, I) for one sequence.
         state : array or tuple of arrays, optional
             The initial state; zero if not given. GRU and RNN: h (L*D, B, H), or (L*D, H) for one
-            sequence. LSTM: a tuple (h, c) of two such arrays.
+            sequence. LSTM: a tuple (h, c) of two such arrays. With a projection h has P elements
+            in place of H.
+        lengths : array of integers (B,), optional
+            How many steps each sequence has, from 0 to T, in any order; one integer for one
+            sequence. T if not given.
 
         Returns
         -------
         y : array
-            The last layer's hidden state at each step: (T, B, D*H), (B, T, D*H), (T, D*H).
+            The last layer's hidden state at each step: (T, B, D*H), (B, T, D*H), (T, D*H); with a
+            projection P in place of H. 0 past the end of a sequence.
         state : array or tuple of arrays
-            The state after the last step, to go on with.
+            The state after the last step of each sequence, to go on with; the initial state where
+            there is no step.
 
         Raises
         ------
         ValueError
-            For a wrong shape, rank or number of states, and for T = 0.
+            For a wrong shape, rank, length or number of states, and for T = 0.
         TypeError
             For a wrong dtype or kind of argument.
         MemoryError
             Where memory runs out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedrnn
+        >>> gru = fusedrnn.GRU(3, 4, bidirectional=True, seed=0)
+        >>> x = np.ones((5, 2, 3), dtype=np.float32)
+        >>> y, h = gru(x, lengths=[5, 2])
+        >>> bool((y[:2, 1] == gru(x[:2, 1])[0]).all()), float(y[2:, 1].max())
+        (True, 0.0)
         """
-        return self._weights._packed.infer(x, state, self._batch_first, None)
+        return self._weights._packed.infer(x, state, self._batch_first, None, lengths)
 
     def stream(self, batch_size: int | None = None) -> Stream:
         """Return a stream: the layer one time step at a time, for loops.
@@ -315,13 +333,18 @@ class Layer:
         return Stream(self, batch_size)
 
     def forward(
-        self, x: Any, state: Any = None, *, checkpoint_every: int | None = None
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        checkpoint_every: int | None = None,
     ) -> tuple[Array, Any, Tape]:
         """Run the layer over a sequence in training: dropout acts, and a tape is kept.
 
         Parameters
         ----------
-        x, state
+        x, state, lengths
             As in a call of the layer. x must not be changed until `backward` is done.
         checkpoint_every : int, optional
             For long sequences: keep the states of every k-th step only, and let `backward` compute
@@ -361,7 +384,7 @@ class Layer:
             with _lock:
                 call, self._calls = self._calls, self._calls + 1
         return self._weights.packed.forward(
-            x, state, self.batch_first, self.dropout, self._dropout_seed, call, every, None
+            x, state, self.batch_first, self.dropout, self._dropout_seed, call, every, None, lengths
         )
 
     def backward(self, tape: Tape, dy: Any, dstate: Any = None) -> Gradients:
@@ -419,6 +442,8 @@ class Layer:
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 arguments.append(f"{name}={getattr(self, name)}")
+        if self._network.proj_size > 0:
+            arguments.append(f"proj_size={self._network.proj_size}")
         if self.dtype != np.float32:
             arguments.append(f"dtype={self.dtype.name!r}")
         if self._network.cell == "rnn_relu":

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._arguments import projection
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -19,9 +20,13 @@ CELLS: dict[str, tuple[int, int]] = _core.cells()
 
 
 @functools.lru_cache
-def parameter_names(num_layers: int, bidirectional: bool, bias: bool) -> tuple[str, ...]:
+def parameter_names(
+    num_layers: int, bidirectional: bool, bias: bool, projects: bool
+) -> tuple[str, ...]:
     """Return the names of all parameters in torch's order."""
-    kinds = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if bias else [])
+    kinds = ["weight_ih", "weight_hh"]
+    kinds += ["bias_ih", "bias_hh"] if bias else []
+    kinds += ["weight_hr"] if projects else []
     directions = ["", "_reverse"] if bidirectional else [""]
     return tuple(
         f"{kind}_l{layer}{direction}"
@@ -41,6 +46,7 @@ class Network:
     num_layers: int
     bidirectional: bool
     bias: bool
+    proj_size: int = 0  # P, or 0 where h isn't projected
 
     @property
     def directions(self) -> int:
@@ -53,29 +59,38 @@ class Network:
         return CELLS[self.cell][0] * self.hidden_size
 
     @property
+    def output_size(self) -> int:
+        """H, or P where h is projected: the size of h."""
+        return self.proj_size or self.hidden_size
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all parameters in torch's order."""
-        return parameter_names(self.num_layers, self.bidirectional, self.bias)
+        return parameter_names(self.num_layers, self.bidirectional, self.bias, self.proj_size > 0)
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the names and shapes of all parameters in torch's order."""
         names = iter(self.names)
         for layer in range(self.num_layers):
-            width = self.input_size if layer == 0 else self.directions * self.hidden_size
+            width = self.input_size if layer == 0 else self.directions * self.output_size
             for _ in range(self.directions):
                 yield next(names), (self.rows, width)
-                yield next(names), (self.rows, self.hidden_size)
+                yield next(names), (self.rows, self.output_size)
                 if self.bias:
                     yield next(names), (self.rows,)
                     yield next(names), (self.rows,)
+                if self.proj_size > 0:
+                    yield next(names), (self.proj_size, self.hidden_size)
 
     def counts(self) -> tuple[int, int]:
         """Return how many parameters `shapes` yields, and how many elements they have."""
-        columns = self.hidden_size + (2 if self.bias else 0)
+        columns = self.output_size + (2 if self.bias else 0)
         first = self.input_size + columns
-        other = self.directions * self.hidden_size + columns
+        other = self.directions * self.output_size + columns
+        count = self.directions * self.num_layers
         elements = self.directions * self.rows * (first + (self.num_layers - 1) * other)
-        return self.directions * self.num_layers * (4 if self.bias else 2), elements
+        elements += count * self.proj_size * self.hidden_size
+        return count * (2 + 2 * self.bias + (self.proj_size > 0)), elements
 
     def check_names(self, parameters: Mapping[str, object]) -> None:
         """Raise an error unless `parameters` is a mapping with exactly this network's names."""
@@ -114,6 +129,7 @@ class Network:
             dtype,
             owner,
             copy,
+            self.proj_size,
         )
 
 
@@ -146,13 +162,19 @@ def network_of(cell: str, parameters: Mapping[str, object]) -> Network:
     num_layers = 0
     while f"weight_ih_l{num_layers}" in parameters:
         num_layers += 1
+    input_size = _matrix(parameters, "weight_ih_l0").shape[1]
+    proj_size, hidden_size = 0, _matrix(parameters, "weight_hh_l0").shape[1]
+    if "weight_hr_l0" in parameters and cell == "lstm":
+        proj_size, hidden_size = _matrix(parameters, "weight_hr_l0").shape
+        projection(proj_size, hidden_size, "weight_hr_l0: its rows")
     network = Network(
         cell,
-        input_size=_matrix(parameters, "weight_ih_l0").shape[1],
-        hidden_size=_matrix(parameters, "weight_hh_l0").shape[1],
+        input_size=input_size,
+        hidden_size=hidden_size,
         num_layers=num_layers,
         bidirectional="weight_ih_l0_reverse" in parameters,
         bias="bias_ih_l0" in parameters,
+        proj_size=proj_size,
     )
     network.check_names(parameters)
     return network

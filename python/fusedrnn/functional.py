@@ -10,7 +10,15 @@ Shapes, with T time steps, B sequences, I inputs, H hidden units, L layers and D
 ``y``                 (T, B, D*H), (B, T, D*H), (T, D*H)
 state (GRU, RNN)      h: (L*D, B, H), or (L*D, H) for one sequence; index layer*D + direction
 state (LSTM)          a tuple (h, c) of two such arrays
+lengths               (B,), an integer for one sequence: the steps that each sequence has
 ====================  =====================================================================
+
+Sequences may end early: with `lengths`, 0 to T each and in any order, y is 0 past the end of a
+sequence, its last state is the one after its last step (the initial state where the length is 0),
+the reverse direction begins with that step, and x is never read past the end. The time it takes is
+that of the steps there are.
+
+Where an LSTM projects h (``weight_hr_l{k}``), h and y have P elements in place of H.
 
 All arrays are float32, or all are float64. Cells: ``"lstm"``, ``"gru"`` (reset after the product,
 as torch and cuDNN), ``"rnn_tanh"``, ``"rnn_relu"``; `fusedrnn.reference` has their equations.
@@ -140,6 +148,7 @@ def infer(
     state: Any = None,
     *,
     batch_first: bool = False,
+    lengths: Any = None,
     out: Array | None = None,
 ) -> tuple[Array, Any]:
     """Run the layers over a sequence; keep nothing for a backward pass, drop nothing out.
@@ -155,6 +164,8 @@ def infer(
         The initial state; zero if not given.
     batch_first : bool
         Whether x and y have the batch as first axis. States never do.
+    lengths : array of integers, optional
+        How many steps each sequence has; T if not given. See the module.
     out : array, optional
         Where y goes. It must not share memory with an input.
 
@@ -168,7 +179,7 @@ def infer(
     Raises
     ------
     ValueError
-        For a wrong shape, rank, name or number of states, and for T = 0.
+        For a wrong shape, rank, name, length or number of states, and for T = 0.
     TypeError
         For a wrong dtype or kind of argument.
     MemoryError
@@ -182,8 +193,16 @@ def infer(
     >>> y, h = fusedrnn.functional.infer("rnn_relu", np.array([[1.0, -2.0]]), parameters)
     >>> y
     array([[1., 0.]])
+
+    Sequences of 3 steps and of 1, with y_t = x_t + y_{t-1}:
+
+    >>> one = {"weight_ih_l0": np.eye(1), "weight_hh_l0": np.eye(1)}
+    >>> y, h = fusedrnn.functional.infer("rnn_relu", np.ones((3, 2, 1)), one, lengths=[3, 1])
+    >>> y[:, :, 0].T, h.ravel()
+    (array([[1., 2., 3.],
+           [1., 0., 0.]]), array([3., 1.]))
     """
-    return _packed(cell, parameters).infer(x, state, flag(batch_first, "batch_first"), out)
+    return _packed(cell, parameters).infer(x, state, flag(batch_first, "batch_first"), out, lengths)
 
 
 def forward(
@@ -193,6 +212,7 @@ def forward(
     state: Any = None,
     *,
     batch_first: bool = False,
+    lengths: Any = None,
     dropout: float = 0.0,
     dropout_key: tuple[int, int] = (0, 0),
     checkpoint_every: int | None = None,
@@ -202,13 +222,14 @@ def forward(
 
     Parameters
     ----------
-    cell, x, parameters, state, batch_first, out
+    cell, x, parameters, state, batch_first, lengths, out
         As in `infer`.
     dropout : float
         The probability that an element of a layer's output is zeroed on its way to the next
         layer; the others are multiplied by 1 / (1 - dropout).
     dropout_key : (int, int)
-        A seed and a call number, both 64 bits. They determine the mask; use each pair once.
+        A seed and a call number, both 64 bits. They determine the mask, which lengths don't change;
+        use each pair once.
     checkpoint_every : int, optional
         Keep the states of every k-th step only, so that activations take O(T/k + k) memory and not
         O(T): `backward` computes them again, k steps at a time. All results are the same bits. k is
@@ -230,7 +251,7 @@ def forward(
 
     Notes
     -----
-    A tape holds, besides x and y (`Tape.nbytes`):
+    A tape holds, besides x and y (`Tape.nbytes`; with lengths also copies of the two):
 
     - Without checkpoints the gates and, of an LSTM, c: 5*H elements (LSTM), 4*H (GRU) or none (RNN)
       for each step, sequence, layer and direction; and the output of each layer but the last, D*H,
@@ -275,13 +296,14 @@ def forward(
         call,
         interval(checkpoint_every, "checkpoint_every"),
         out,
+        lengths,
     )
 
 
 def backward(tape: Tape, dy: Any, dstate: Any = None, *, out: Gradients | None = None) -> Gradients:
     """Return the gradients of everything that went into `forward`.
 
-    It works in the tape's memory, so it can be called once for each tape.
+    It gives the tape's memory back, so it can be called once for each tape.
 
     Parameters
     ----------

@@ -17,6 +17,9 @@ class LSTM(Layer):
         g &= \tanh(W_g x + b_{ih,g} + R_g h + b_{hh,g}) \\
         c' &= f c + i g, \qquad h' = o \tanh(c')
 
+    With `proj_size` h is projected (Sak, Senior & Beaufays 2014):
+    :math:`h' = W_{hr} (o \tanh(c'))`.
+
     Parameters
     ----------
     input_size, hidden_size : int
@@ -31,6 +34,9 @@ class LSTM(Layer):
         The probability that `forward` zeroes an element between layers.
     bidirectional : bool
         Whether a second direction runs from the last step to the first (D = 2).
+    proj_size : int
+        P below H: the size of h after its projection; 0 for none. Then P stands in place of H in
+        y, in the state h (not c), and in the columns of ``weight_hh``.
     dtype : "float32" or "float64"
         Of everything: inputs must have it.
     seed : int, optional
@@ -40,13 +46,14 @@ class LSTM(Layer):
     ----------
     parameters : mapping of str to read-only array
         ``weight_ih_l{k}`` (4*H, I_k), ``weight_hh_l{k}`` (4*H, H), ``bias_ih_l{k}`` and
-        ``bias_hh_l{k}`` (4*H), the same with ``_reverse`` for the second direction; gates in the
-        order i f g o; I_k = D*H for k > 0. Initially U(-1/sqrt(H), 1/sqrt(H)).
+        ``bias_hh_l{k}`` (4*H), with a projection ``weight_hr_l{k}`` (P, H), the same with
+        ``_reverse`` for the second direction; gates in the order i f g o; I_k = D*H, or D*P, for
+        k > 0. Initially U(-1/sqrt(H), 1/sqrt(H)).
 
     Raises
     ------
     ValueError
-        For a size below 1, a dropout outside [0, 1], another dtype.
+        For a size below 1, a `proj_size` outside [0, H), a dropout outside [0, 1], another dtype.
     TypeError
         For a size that isn't an integer or a flag that isn't a bool.
     MemoryError
@@ -65,6 +72,9 @@ class LSTM(Layer):
     >>> gradients = lstm.backward(tape, np.ones_like(y))
     >>> gradients.parameters["weight_hh_l0"].shape
     (16, 4)
+    >>> y, (h, c) = fusedrnn.LSTM(3, 4, proj_size=2, seed=0)(x)
+    >>> y.shape, h.shape, c.shape
+    ((5, 2, 2), (1, 2, 2), (1, 2, 4))
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class LSTM(Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -91,7 +102,13 @@ class LSTM(Layer):
             bidirectional=bidirectional,
             dtype=dtype,
             seed=seed,
+            proj_size=proj_size,
         )
+
+    @property
+    def proj_size(self) -> int:
+        """P, the size of h after its projection; 0 where there is none."""
+        return self._network.proj_size
 
 
 class GRU(Layer):

@@ -49,15 +49,15 @@ struct Network {
   std::vector<LayerParameters<T>> parameters() const {
     std::vector<LayerParameters<T>> list;
     for (std::size_t i = 0; i < arrays.size(); i += 4)
-      list.push_back(
-          {arrays[i].data(), arrays[i + 1].data(), arrays[i + 2].data(), arrays[i + 3].data()});
+      list.push_back({arrays[i].data(), arrays[i + 1].data(), arrays[i + 2].data(),
+                      arrays[i + 3].data(), nullptr});
     return list;
   }
   std::vector<LayerGradients<T>> gradients() {
     std::vector<LayerGradients<T>> list;
     for (std::size_t i = 0; i < d_arrays.size(); i += 4)
       list.push_back({d_arrays[i].data(), d_arrays[i + 1].data(), d_arrays[i + 2].data(),
-                      d_arrays[i + 3].data()});
+                      d_arrays[i + 3].data(), nullptr});
     return list;
   }
 
@@ -153,7 +153,7 @@ TEST_CASE_TEMPLATE("rnn: stacked, both directions, dropout: the same bits with 1
       const Problem problem{c.steps, c.batch, 0.4, {11, 22}};
       Network<T> net({cell, 13, c.hidden, c.layers, c.directions}, problem);
       Weights<T> weights(net.model, net.parameters());
-      const LayerSizes sizes = weights.kernels().sizes(13, c.hidden);
+      const LayerSizes sizes = weights.kernels().sizes({13, c.hidden, c.hidden});
       Outcome<T> alone;
       for (int threads = 1; threads <= 4; ++threads) {
         CAPTURE(threads);
@@ -194,7 +194,7 @@ TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less
         CHECK(train(some, weights, true) == want);
         CHECK(train(some, weights, false) == from_zero);
       }
-      const Passes passes(model, some.problem, true);
+      const Passes passes(model, some.problem, Use::forward);
       Tape<T> tapes[2];
       Outcome<T> out = sized(all);
       forward(weights, all.problem, sequence(all, out, true), &tapes[0]);
@@ -216,7 +216,8 @@ TEST_CASE("rnn: passes: whole chunks, counted from the end of each direction") {
             CAPTURE(every);
             const Model model{cell, 3, 4, layers, directions};
             const Problem problem{steps, batch, 0, {}, every};
-            const Passes once(model, problem, false), passes(model, problem, true);
+            const Passes once(model, problem, Use::inference),
+                passes(model, problem, Use::backward);
             CHECK(once.size() == 1);
             const Index n = passes.segments(), segment = passes.segment();
             CHECK((n == 1 || segment % passes.chunk() == 0));
@@ -293,7 +294,7 @@ TEST_CASE_TEMPLATE("rnn: a stream takes the steps of forward, with 1 to 3 thread
       forward<T>(next, half, s, nullptr);
 
       Stream<T> stream(weights, c.batch);
-      REQUIRE(stream.state_size() == net.state());
+      REQUIRE(stream.state_size(0) == net.state());
       for (int part = 0; part < states; ++part) {
         for (Index i = 0; i < net.state(); ++i) REQUIRE(stream.state(part)[i] == 0);
         const auto& given = part == 0 ? net.h_0 : net.c_0;
@@ -316,7 +317,7 @@ TEST_CASE_TEMPLATE("rnn: a stream takes the steps of forward, with 1 to 3 thread
 
 TEST_CASE("rnn: a schedule that is kept follows the number of threads") {
   const Model model{0, 300, 300, 1, 1};
-  const LayerSizes sizes = isa().kernels->cell<float>(0).sizes(300, 300);
+  const LayerSizes sizes = isa().kernels->cell<float>(0).sizes({300, 300, 300});
   const ThreadLimit limit(1);
   Schedule schedule(model, {1, 64, 0, {}}, sizes);
   CHECK(schedule.threads() == 1);

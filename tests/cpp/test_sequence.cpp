@@ -155,7 +155,8 @@ TEST_CASE_TEMPLATE("sequence: exact where a team of four has units for each", T,
   const TeamsAllowed teams;
   Random random(3);
   for_each_cell<T>([&]<class Cell>(Cell, const CellKernels<T>& kernels) {
-    const Index group = kernels.sizes(1, 1).unit_group;  // the units that one thread gets at least
+    const Index group =
+        kernels.sizes({1, 1, 1}).unit_group;  // the units that one thread gets at least
     for (const Index hidden : {3 * group + 1, 4 * group, 5 * group - 1})
       check_teams<Cell>(kernels, random, 3, 2, 3, hidden, true);
   });
@@ -198,7 +199,7 @@ TEST_CASE_TEMPLATE("sequence: the same bits from every team and division", T, fl
   const TeamsAllowed teams;
   Random random(4);
   for_each_product_cell<T>([&](const CellKernels<T>& kernels, const CellSpec& spec, auto) {
-    const Index group = kernels.sizes(1, 1).unit_group;
+    const Index group = kernels.sizes({1, 1, 1}).unit_group;
     for (const Index hidden : {Index(7), Index(33), 2 * group + 3}) {
       const LayerProblem problem = random_problem(random, spec, 5, 7, 19, hidden);
       const LayerResults alone = LayerRun<T>(kernels, spec, problem, {1, false, 2, 3}).results;

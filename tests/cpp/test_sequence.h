@@ -14,6 +14,7 @@ struct Linear {
                                  .states = 1,
                                  .saves = false,
                                  .direct = false,
+                                 .projects = false,
                                  .x_gate = {0, -1, -1, -1},
                                  .h_gate = {0, -1, -1, -1}};
 
@@ -43,6 +44,7 @@ struct Accumulator {
                                  .states = 2,
                                  .saves = true,
                                  .direct = false,
+                                 .projects = false,
                                  .x_gate = {0, 1, 2, 3},
                                  .h_gate = {0, 1, 2, 3}};
 
@@ -77,6 +79,7 @@ struct Split {
                                  .states = 1,
                                  .saves = true,
                                  .direct = true,
+                                 .projects = false,
                                  .x_gate = {2, 0, 1, -1},
                                  .h_gate = {-1, 0, 1, 2}};
 

@@ -18,8 +18,8 @@ class LayerRun {
   LayerRun(const CellKernels<T>& cell_kernels, const CellSpec& cell_spec,
            const LayerProblem& problem, const Division& how)
       : kernels(cell_kernels), spec(cell_spec), p(problem), division(how) {
-    kernels.pack_forward(p.input, p.hidden, parameters(), forward_panels.data(), {});
-    kernels.pack_backward(p.input, p.hidden, parameters(), backward_panels.data(), {});
+    kernels.pack_forward(widths(), parameters(), forward_panels.data(), {});
+    kernels.pack_backward(widths(), parameters(), backward_panels.data(), {});
     run_forward(true);
     run_backward();
     const Numbers y_trained = results.y, h_n_trained = results.h_n, c_n_trained = results.c_n;
@@ -50,20 +50,20 @@ class LayerRun {
     return values;
   }
 
+  LayerWidths widths() const { return {p.input, p.hidden, p.hidden}; }
   template <class Shape>
   Shape shape() const {
     Shape s{};
     s.steps = p.steps;
     s.batch = p.batch;
-    s.input = p.input;
-    s.hidden = p.hidden;
+    static_cast<LayerWidths&>(s) = widths();
     s.reverse = p.reverse;
     s.split_units = division.split_units;
     return s;
   }
   LayerParameters<T> parameters() {
     return {weight_ih.data(), weight_hh.data(), p.biases ? bias_ih.data() : nullptr,
-            p.biases ? bias_hh.data() : nullptr};
+            p.biases ? bias_hh.data() : nullptr, nullptr};
   }
   // One call by all threads of the division's team.
   template <class Layer>
@@ -120,9 +120,11 @@ class LayerRun {
     auto layer = shape<LayerBackward<T>>();
     layer.panels = backward_panels.data();
     layer.x = {x.data(), p.input + 1};
-    layer.h_0 = h_0.data();
+    layer.h_0 = {h_0.data(), p.hidden};
+    layer.c_0 = {c_0.data(), p.hidden};
     layer.y = {y.data() + (p.reverse ? p.hidden : 0), 2 * p.hidden};
-    layer.gates = spec.saves ? saved.data() : scratch.data();
+    layer.gates = saved.data();
+    layer.d_a = scratch.data();
     layer.c = kept_c.data();
     layer.dy = {p.dy ? dy.data() : nullptr, p.hidden + 2};
     layer.dh_n = p.dh_n ? dh_n.data() : nullptr;
@@ -131,8 +133,9 @@ class LayerRun {
     layer.dh_0 = dh_0.data();
     layer.dc_0 = dc_0.data();
     layer.gradients = {dweight_ih.data(), dweight_hh.data(), p.biases ? dbias_ih.data() : nullptr,
-                       p.biases ? dbias_hh.data() : nullptr};
+                       p.biases ? dbias_hh.data() : nullptr, nullptr};
     layer.chunk = division.backward_chunk;
+    layer.chunk_rows = chunk_rows;
     layer.dh = dh.data();
     layer.dc = dc.data();
     layer.first = true;
@@ -152,7 +155,7 @@ class LayerRun {
   const CellSpec& spec;
   const LayerProblem& p;
   const Division division;
-  const LayerSizes sizes = kernels.sizes(p.input, p.hidden);
+  const LayerSizes sizes = kernels.sizes(widths());
   Guarded<T> weight_ih{p.weight_ih}, weight_hh{p.weight_hh}, bias_ih{p.bias_ih}, bias_hh{p.bias_hh};
   Guarded<T> x = widened(p.x, p.input, p.input + 1, 0);
   Guarded<T> h_0{p.h_0}, c_0{p.c_0};
@@ -160,7 +163,7 @@ class LayerRun {
   Guarded<T> dh_n{p.dh_n.value_or(Numbers{})}, dc_n{p.dc_n.value_or(Numbers{})};
   Guarded<T> forward_panels{sizes.forward_panels}, backward_panels{sizes.backward_panels};
   Guarded<T> saved{spec.saves ? p.steps * p.batch * sizes.gates_row : 0};
-  Guarded<T> kept_c{spec.states > 1 ? (p.steps + 1) * p.batch* sizes.padded_hidden : 0};
+  Guarded<T> kept_c{spec.states > 1 ? p.steps* p.batch* sizes.padded_hidden : 0};
 };
 
 }  // namespace fusedrnn
