@@ -1,0 +1,65 @@
+"""fusedrnn in the place of torch's recurrent layers: the same modules, on other kernels.
+
+`LSTM`, `GRU`, `RNN`, `LSTMCell`, `GRUCell` and `RNNCell` are subclasses of torch's own, with the
+same arguments, parameters, results and errors; `accelerate` puts them into an existing model.
+
+>>> import torch
+>>> import fusedrnn.torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LSTM(3, 4))
+>>> print(fusedrnn.torch.accelerate(model))
+1: accelerated
+>>> y, (h, c) = model(torch.zeros(5, 1, 2))
+>>> y.sum().backward()
+
+What is the same, and what is added:
+
+- Results agree with torch's to rounding; gradients are those of `loss.backward()`, including
+  ``retain_graph``. With ``create_graph=True`` the backward pass is torch's.
+- Parameters may change in any way between calls; the kernels' packed weights follow
+  (`trust_version_counters` tells how).
+- ``layer(x, lengths=[...])`` runs over padded sequences of any order; a PackedSequence works too.
+- `torch.compile`, `torch.export`, `torch.func` and autocast work; the operators are
+  ``torch.ops.fusedrnn.rnn`` and its gradients.
+- What the kernels can't take is computed by torch: other devices and dtypes, tensor subclasses,
+  forward-mode differentiation, `torch.jit`. With `strict` that is an error. (`torch.jit.script`
+  puts torch's own layers into the model that it is given.)
+- What looks for torch's exact classes, such as quantization and torch.onnx, wants them back first:
+  `restore`.
+- Dropout masks come from the kernels' generator, whose key is drawn by torch's: `torch.manual_seed`
+  makes them repeatable, but they are not torch's masks.
+"""
+
+from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fusedrnn.torch needs PyTorch, which isn't installed: pip install 'fusedrnn[torch]'"
+    ) from error
+
+from . import _dynamo, _ops  # noqa: F401  (which registers the operators)
+from ._switches import NotAccelerated, strict, trust_version_counters
+from .accelerate import Report, accelerate, restore
+from .cells import GRUCell, LSTMCell, RNNCell
+from .modules import GRU, LSTM, RNN
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "NotAccelerated",
+    "RNNCell",
+    "Report",
+    "accelerate",
+    "restore",
+    "strict",
+    "trust_version_counters",
+]
+
+for _name in __all__:  # errors and pickles name what users import
+    globals()[_name].__module__ = __name__
+
+_dynamo.admit()

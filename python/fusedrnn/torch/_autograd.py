@@ -1,0 +1,248 @@
+"""The mathematics of a call as autograd sees it, for eager calls and for the operators alike.
+
+    y, h_n, c_n, reserve = forward(x, h_0, c_0, weights)
+    d_x, d_h_0, d_c_0, d_weights = backward(reserve, x, h_0, c_0, d_y, d_h_n, d_c_n)
+
+`reserve` is one block of memory: what the kernels keep for each row (time step and sequence), and
+then a copy of y. A copy, since torch lets its users write into a layer's outputs before `backward`,
+as in ``y += skip``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import _core
+from .._network import CELLS, Array, Network
+from . import _differentiable
+from ._switches import NotAccelerated, strict
+from ._weights import Unsupported, as_array
+
+__all__ = ["Call", "FusedRNN", "arrays_of", "backward", "forward", "modes_are_active", "state_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a call computes, besides its tensors."""
+
+    network: Network
+    batch_first: bool = False
+    dropout: float = 0.0  # 0 also where the layer is not in training
+    key: tuple[int, int] = (0, 0)  # of the dropout's mask
+    lengths: Tensor | None = None  # (B,), int64, on the CPU
+    batch_sizes: Tensor | None = None  # (T,), int64, on the CPU: then x and y are packed, (rows, I)
+    step: bool = False  # a cell's call: x (B, I) or (I,) is one time step, and so are the states
+
+    @property
+    def drops(self) -> bool:
+        """Whether there is dropout."""
+        return self.dropout > 0 and self.network.num_layers > 1
+
+    @property
+    def states(self) -> int:
+        """How many states the cell has: h, or h and c."""
+        return CELLS[self.network.cell][1]
+
+    @property
+    def width(self) -> int:
+        """The last dimension of y."""
+        return self.network.directions * self.network.hidden_size
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the last arguments of the operators, from `lengths` on."""
+        return (
+            self.lengths,
+            self.batch_sizes,
+            torch.tensor(self.key, dtype=torch.int64),
+            self.network.cell,
+            self.network.num_layers,
+            self.network.bidirectional,
+            self.batch_first,
+            self.dropout,
+        )
+
+
+def forward(
+    packed: _core.PackedWeights, call: Call, x: Array, state: Sequence[Array | None]
+) -> tuple[Array, Sequence[Array], Array]:
+    """Return y, the last state and the reserve."""
+    rows, width = math.prod(x.shape[:-1]), call.width
+    kept = rows * packed.reserve_row(call.drops)
+    reserve = np.empty(kept + rows * width, x.dtype)
+    y, last = packed.train(
+        x,
+        state_of(state),
+        call.batch_first,
+        call.dropout,
+        *call.key,
+        reserve[:kept],
+        *arrays_of(call.lengths, call.batch_sizes),
+    )
+    _copy_of_y(call, reserve, x)[...] = y
+    return y, _parts_of(last), reserve
+
+
+def backward(
+    packed: _core.PackedWeights,
+    call: Call,
+    x: Array,
+    state: Sequence[Array | None],
+    reserve: Array,
+    gradients: Sequence[Array | None],
+) -> tuple[Array, Sequence[Array], list[Array]]:
+    """Return the gradients of x, of the initial state and of the parameters.
+
+    `gradients` are those of y and of the last state; None is zero. The reserve stays as it is, so
+    this may be called again.
+    """
+    y = _copy_of_y(call, reserve, x)
+    dx, dfirst, dparameters = packed.gradients(
+        x,
+        state_of(state),
+        y,
+        reserve[: reserve.size - y.size],
+        call.batch_first,
+        call.dropout,
+        *call.key,
+        gradients[0],
+        state_of(gradients[1:]),
+        *arrays_of(call.lengths, call.batch_sizes),
+    )
+    return dx, _parts_of(dfirst), dparameters
+
+
+def _copy_of_y(call: Call, reserve: Array, x: Array) -> Array:
+    """Return the reserve's end as an array shaped like y."""
+    rows, width = math.prod(x.shape[:-1]), call.width
+    tail = reserve[reserve.size - rows * width :]
+    if call.batch_first and x.ndim == 3:  # the kernels' order is time first
+        return tail.reshape(x.shape[1], x.shape[0], width).swapaxes(0, 1)
+    return tail.reshape(*x.shape[:-1], width)
+
+
+def arrays_of(*tensors: Tensor | None) -> list[Array | None]:
+    """Return the tensors as arrays: lengths, batch sizes."""
+    return [None if tensor is None else tensor.numpy() for tensor in tensors]
+
+
+def state_of(parts: Sequence[Array | None]) -> Any:
+    """Return a state as the kernels take it: None, h, or (h, c)."""
+    if all(part is None for part in parts):
+        return None
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _parts_of(state: Any) -> Sequence[Array]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+_transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+
+
+def modes_are_active() -> bool:
+    """Whether torch interprets calls: tensors may then be other than they seem (vmap, tracing)."""
+    return _transforms_are_active() or _count_dispatch_modes() > 0
+
+
+class FusedRNN(Function):
+    """A call in autograd's graph, without the cost of the dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, packed: _core.PackedWeights, call: Call, x: Tensor, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        states = tensors[: call.states]  # and then the weights
+        y, last, reserve = forward(packed, call, _lifted(call, x), _lifted_parts(call, states))
+        ctx.packed, ctx.call = packed, call
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(torch.from_numpy(reserve), x, *tensors)
+        if call.step:
+            return tuple(torch.from_numpy(part[0]) for part in last)
+        return (torch.from_numpy(y), *map(torch.from_numpy, last))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        call: Call = ctx.call
+        reserve, x, *tensors = ctx.saved_tensors
+        states, weights = tensors[: call.states], tensors[call.states :]
+        given = (None, *gradients) if call.step else gradients
+        found: Sequence[Tensor | None]
+        try:
+            if torch.is_grad_enabled():
+                raise Unsupported("a backward pass with create_graph=True")
+            if modes_are_active():
+                found = _by_operator(call, x, states, weights, reserve, given)
+            else:
+                found = _by_kernels(ctx.packed, call, x, states, reserve, given)
+        except Unsupported as reason:  # also gradients of is_grads_batched=True
+            if strict.enabled:
+                raise NotAccelerated(f"{call.network.cell}: {reason}") from None
+            found = _differentiable.gradients(call, x, states, weights, given)
+        needed = zip(found, ctx.needs_input_grad[2:], strict=True)
+        return (None, None, *(gradient if need else None for gradient, need in needed))
+
+
+def _by_kernels(
+    packed: _core.PackedWeights,
+    call: Call,
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    reserve: Tensor,
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """Return the gradients, straight from the kernels."""
+    dx, dfirst, dparameters = backward(
+        packed,
+        call,
+        _lifted(call, x),
+        _lifted_parts(call, states),
+        reserve.numpy(),
+        _lifted_parts(call, gradients),
+    )
+    results = [d[0] for d in (dx, *dfirst)] if call.step else [dx, *dfirst]
+    return [torch.from_numpy(d) for d in (*results, *dparameters)]
+
+
+def _lifted(call: Call, tensor: Tensor) -> Array:
+    """Return a tensor's array, with the time axis that a cell's tensors lack."""
+    array = as_array(tensor)
+    return array[None] if call.step else array
+
+
+def _lifted_parts(call: Call, parts: Sequence[Tensor | None]) -> list[Array | None]:
+    return [None if part is None else _lifted(call, part) for part in parts]
+
+
+def _by_operator(
+    call: Call,
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    reserve: Tensor,
+    gradients: Sequence[Tensor | None],
+) -> Sequence[Tensor]:
+    """Return the gradients by the operator, which has rules for what modes make of tensors."""
+
+    def lift(tensor: Tensor | None) -> Tensor | None:
+        return tensor.unsqueeze(0) if call.step and tensor is not None else tensor
+
+    found: Sequence[Tensor] = torch.ops.fusedrnn.rnn_backward(
+        [lift(d) for d in gradients],
+        lift(x),
+        [lift(part) for part in states if part is not None],
+        weights,
+        reserve,
+        *call.arguments(),
+    )
+    if call.step:
+        found = [*(d.squeeze(0) for d in found[: 1 + call.states]), *found[1 + call.states :]]
+    return found

@@ -1,0 +1,338 @@
+"""A layer's call: straight to the kernels, through torch's operators, or by torch's own path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .._network import Network
+from ._autograd import Call, FusedRNN, state_of
+from ._differentiable import by_lengths
+from ._fallback import checked_lengths, decline, is_traced
+from ._transforms import call_operator
+from ._weights import (
+    CELLS,
+    PLAIN,
+    Unsupported,
+    as_array,
+    check_tensors,
+    network_of,
+    packed_weights,
+)
+
+__all__ = ["RecurrentLayer", "draw_key"]
+
+
+_from_numpy = torch.from_numpy
+
+
+class RecurrentLayer:
+    """What fusedrnn.torch's LSTM, GRU and RNN add to torch's."""
+
+    #: Whether a call that the kernels can't take is an error, see `accelerate`. May be set.
+    strict = False
+
+    #: torch's own class.
+    torch_class: type[torch.nn.RNNBase]
+
+    # Of torch.nn.RNNBase.
+    mode: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    training: bool
+    _flat_weights_names: list[str]
+    _flat_weights: list[Any]
+    _parameters: dict[str, Any]
+
+    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
+        """Run the layer, as torch's does, or over sequences of some lengths.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            (T, B, I); (B, T, I) with batch_first; (T, I) for one sequence.
+        hx : Tensor or tuple of Tensor, optional
+            The initial state: h (L*D, B, Hout), for an LSTM (h, c) with c (L*D, B, H); without B
+            for one sequence. Zero if not given.
+        lengths : Tensor or sequence of int, optional
+            For a batched input: how many steps each sequence has, in any order, from 0 to T; a
+            tensor may be of any integer type and on any device.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            (T, B, D*Hout), (B, T, D*Hout), (T, D*Hout), or packed as the input. With `lengths`,
+            zero past each length.
+        state : Tensor or tuple of Tensor
+            Shaped as hx. With `lengths`, after the last step of each sequence (the initial state
+            where the length is 0); the reverse direction begins at that step.
+
+        Raises
+        ------
+        RuntimeError, ValueError
+            torch's own, for wrong shapes and dtypes.
+        TypeError, ValueError
+            For wrong lengths.
+        NotAccelerated
+            In strict mode, where the kernels can't take the call.
+        """
+        if torch.compiler.is_compiling():
+            if lengths is not None:
+                lengths = checked_lengths(lengths, input, self.batch_first, values=False)
+            reason = self._obstacle(input, hx)
+            if reason is None:
+                return self._by_operator(input, hx, lengths)
+        else:
+            if lengths is not None:
+                lengths = checked_lengths(lengths, input, self.batch_first)
+            try:
+                return self._by_kernels(input, hx, lengths)
+            except (Unsupported, TypeError, ValueError) as error:
+                reason = str(error)
+        return decline(self, reason, lambda: self._by_torch(input, hx, lengths))
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """Return torch's own layer with the same parameters, for torch.jit.script."""
+        plain: torch.nn.Module = object.__new__(self.torch_class)
+        plain.__dict__.update(self.__dict__)
+        return plain
+
+    # torch's own way
+
+    def _by_torch(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
+        if lengths is None or lengths.numel() == 0:
+            return self.torch_class.forward(self, input, hx)
+        states = self._states(hx)
+        y, last = by_lengths(
+            lambda x, state: self.torch_class.forward(self, x, state),
+            input,
+            states,
+            lengths,
+            self.batch_first,
+        )
+        return y, state_of(last)
+
+    # The direct way
+
+    def _network(self) -> Network:
+        if self.proj_size > 0:
+            raise Unsupported("a projection (proj_size)")
+        return network_of(
+            CELLS[self.mode],
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bidirectional,
+            self.bias,
+        )
+
+    def _weights(self) -> Sequence[Any]:
+        """Return the parameters that this call uses, as torch's layer finds them."""
+        parameters = self._parameters
+        try:
+            weights = [parameters[name] for name in self._flat_weights_names]
+            if PLAIN.issuperset(map(type, weights)):
+                return weights
+        except KeyError:
+            pass
+        # Parametrized, or deleted and set as attributes.
+        self._update_flat_weights()  # type: ignore[attr-defined]
+        weights = self._flat_weights
+        check_tensors(weights)
+        return weights
+
+    def _states(self, hx: Any) -> Sequence[Any]:
+        """Return the parts of a state, or None for each."""
+        if hx is None:
+            return (None, None) if self.mode == "LSTM" else (None,)
+        return hx if self.mode == "LSTM" and isinstance(hx, (tuple, list)) else (hx,)
+
+    def _by_kernels(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
+        x, batch_sizes, order, batch_first = input, None, None, self.batch_first
+        if isinstance(input, PackedSequence):
+            x, batch_sizes, order, _ = input
+            batch_first = False
+        if is_traced(x):
+            reason = self._obstacle(input, hx)
+            if reason is not None:
+                raise Unsupported(reason)
+            return self._by_operator(input, hx, lengths)
+        network, weights = self._network(), self._weights()
+        packed = packed_weights(network, weights)
+        states = self._states(hx)
+        if hx is not None:
+            check_states(states, 2 if self.mode == "LSTM" else 1)
+            if order is not None:
+                states = [permuted(part, order) for part in states]
+        casts = None
+        if torch._C._is_any_autocast_enabled():
+            casts = self._casts(batch_sizes is not None, weights[0].dtype)
+            if casts is not None and batch_sizes is None:
+                x, states = cast_inputs(self.mode, x, states)
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
+        last: Any
+        if dropout == 0 and not needs_gradients(x, states, weights):
+            y, last = packed.infer(
+                as_array(x),
+                None if hx is None else state_of([as_array(part) for part in states]),
+                batch_first,
+                None,
+                None if lengths is None else lengths.numpy(),
+                None if batch_sizes is None else batch_sizes.numpy(),
+            )
+            y = _from_numpy(y)
+            if type(last) is tuple:
+                last = _from_numpy(last[0]), _from_numpy(last[1])
+            else:
+                last = (_from_numpy(last),)
+        else:
+            key = draw_key(dropout)
+            numbers = (0, 0) if key is None else tuple(key.tolist())
+            call = Call(network, batch_first, dropout, numbers, lengths, batch_sizes)
+            y, *last = FusedRNN.apply(packed, call, x, *states, *weights)
+        if casts is None and batch_sizes is None:  # as in most calls
+            return y, (last[0] if len(last) == 1 else (last[0], last[1]))
+        return self._finish(input, y, last, casts)
+
+    def _finish(self, input: Any, y: Tensor, last: Sequence[Tensor], casts: Any) -> Any:
+        """Return what torch's layer returns, given the kernels' results."""
+        if casts is not None:
+            y, last = y.to(casts[0]), [p.to(d) for p, d in zip(last, casts, strict=False)]
+        if isinstance(input, PackedSequence):
+            _, batch_sizes, order, inverse = input
+            last = [permuted(part, inverse) for part in last]
+            y = PackedSequence(y, batch_sizes, order, inverse)
+        return y, (last[0] if len(last) == 1 else (last[0], last[1]))
+
+    def _casts(self, packed_input: bool, dtype: torch.dtype) -> Sequence[torch.dtype] | None:
+        """Return the dtypes of (y and) h_n and c_n under autocast, or None without it.
+
+        As torch's operators come out: GRUs in float32, RNNs in the lower precision, LSTMs too, but
+        for c_n with a projection, and for packed sequences without.
+        """
+        if not torch.is_autocast_enabled("cpu") or dtype is not torch.float32:
+            return None
+        if self.mode == "GRU" or (self.mode == "LSTM" and packed_input and self.proj_size == 0):
+            return None
+        low = torch.get_autocast_dtype("cpu")
+        if low is not torch.bfloat16:
+            raise Unsupported(f"autocast to {low}")
+        return low, (low if self.proj_size == 0 else torch.float32)
+
+    # Through torch's operators, for what traces or transforms calls
+
+    def _obstacle(self, input: Any, hx: Any) -> str | None:
+        """Return why the operators can't take a call, or None. Takes no look at values."""
+        packed_input = isinstance(input, PackedSequence)
+        x = input.data if packed_input else input
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        dtype = weights[0].dtype
+        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
+            return "autocast to another dtype than bfloat16"
+        if self.proj_size > 0:
+            return "a projection (proj_size)"
+        if dtype not in (torch.float32, torch.float64):
+            return f"parameters of {dtype}, not float32 or float64"
+        if any(w.dtype != dtype or w.device.type != "cpu" for w in weights):
+            return "parameters that aren't on the CPU, or of several dtypes"
+        if x.device.type != "cpu":
+            return f"an input on {x.device}, not on the CPU"
+        parts = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        casts = not packed_input and self.mode == "LSTM" and torch.is_autocast_enabled("cpu")
+        allowed = (dtype, torch.bfloat16) if casts and dtype is torch.float32 else (dtype,)
+        if any(t.dtype not in allowed for t in (x, *parts)):
+            return f"tensors of other dtypes than the parameters', {dtype}"
+        if x.dim() not in ((2,) if packed_input else (2, 3)) or x.size(-1) != self.input_size:
+            return "an input of the wrong shape"
+        if hx is None:
+            return None
+        if len(parts) != (2 if self.mode == "LSTM" else 1):
+            return "hx isn't two tensors"
+        shape = [self.num_layers * (2 if self.bidirectional else 1), self.hidden_size]
+        if packed_input:
+            shape.insert(1, parts[0].size(1))
+        elif x.dim() == 3:
+            shape.insert(1, x.size(0 if self.batch_first else 1))
+        return None if all(list(p.shape) == shape for p in parts) else "hx of the wrong shape"
+
+    def _by_operator(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
+        packed_input = isinstance(input, PackedSequence)
+        x = input.data if packed_input else input
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        states = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        if packed_input:
+            states = [permuted(part, input.sorted_indices) for part in states]
+        casts = self._casts(packed_input, weights[0].dtype)
+        if casts is not None and not packed_input:
+            x, states = cast_inputs(self.mode, x, states)
+        single = not packed_input and x.dim() == 2
+        if single:
+            x, states = x.unsqueeze(1), [part.unsqueeze(1) for part in states]
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
+        y, *last = call_operator(
+            x,
+            states,
+            weights,
+            lengths,
+            input.batch_sizes if packed_input else None,
+            draw_key(dropout),
+            CELLS[self.mode],
+            self.num_layers,
+            self.bidirectional,
+            self.batch_first and not packed_input and not single,
+            dropout,
+        )
+        last = last[: 2 if self.mode == "LSTM" else 1]
+        if single:
+            y, last = y.squeeze(1), [part.squeeze(1) for part in last]
+        return self._finish(input, y, last, casts)
+
+
+def check_states(states: Sequence[Any], count: int) -> None:
+    """Raise Unsupported unless the parts of a state are so many plain tensors."""
+    if len(states) != count:
+        raise Unsupported(f"hx has {len(states)} parts, not {count}")
+    for part in states:
+        if type(part) not in PLAIN:
+            raise Unsupported(f"a state of type {type(part).__name__}")
+
+
+def cast_inputs(mode: str, x: Tensor, states: Sequence[Any]) -> tuple[Tensor, Sequence[Any]]:
+    """Return x and states in float32 where torch's LSTM casts them under autocast."""
+    if mode != "LSTM":
+        return x, states
+    low = torch.bfloat16
+    return (x.float() if x.dtype is low else x), [
+        part.float() if part is not None and part.dtype is low else part for part in states
+    ]
+
+
+def needs_gradients(x: Tensor, states: Sequence[Any], weights: Sequence[Any]) -> bool:
+    """Return whether autograd must see the call."""
+    return torch.is_grad_enabled() and (
+        x.requires_grad
+        or any(weight.requires_grad for weight in weights)
+        or any(part is not None and part.requires_grad for part in states)
+    )
+
+
+def permuted(part: Any, order: Tensor | None) -> Any:
+    """Return a state's part with the batch in another order."""
+    return part if order is None else part.index_select(1, order)
+
+
+def draw_key(dropout: float) -> Tensor | None:
+    """Return the key of a dropout mask, by torch's generator; None without dropout."""
+    if dropout == 0:
+        return None
+    return torch.randint(0, 2**63 - 1, (2,), dtype=torch.int64, device="cpu")

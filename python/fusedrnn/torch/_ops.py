@@ -1,0 +1,293 @@
+"""The kernels as operators of torch.library, for whatever traces, transforms or compiles calls.
+
+``fusedrnn::rnn`` is what layers call, ``rnn_train`` what it becomes where autograd records, and
+``rnn_backward`` the gradients of that one. They are functions of their arguments alone, and change
+none.
+
+=================  =================================================================================
+``x``              (T, B, I), (B, T, I) with `batch_first`, (rows, I) with `batch_sizes`
+``hx``             [h] or [h, c], (L*D, B, H); none is zero
+``weights``        the parameters in torch's order
+``lengths``        (B,), int64, or None
+``batch_sizes``    (T,), int64, of a PackedSequence, or None
+``dropout_key``    (2,), int64: which mask; needed for dropout > 0
+``cell``           "lstm", "gru", "rnn_tanh", "rnn_relu"
+=================  =================================================================================
+
+They return y, h_n, c_n (empty where the cell has none), and ``rnn_train`` also `reserve`.
+``rnn_backward`` returns the gradients of x, of the states and of the weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._network import CELLS, Network
+from . import _autograd, _transforms
+from ._autograd import Call, arrays_of, state_of
+from ._weights import as_array, network_of, packed_weights
+
+__all__: list[str] = []
+
+_library = torch.library.Library("fusedrnn", "DEF")
+_HEAD = "Tensor x, Tensor[] hx, Tensor[] weights, "
+_TAIL = (
+    "Tensor? lengths, Tensor? batch_sizes, Tensor? dropout_key, "
+    "str cell, int num_layers, bool bidirectional, bool batch_first, float dropout"
+)
+_SCHEMAS = {
+    "rnn": f"({_HEAD}{_TAIL}) -> (Tensor, Tensor, Tensor)",
+    "rnn_train": f"({_HEAD}{_TAIL}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "rnn_backward": f"(Tensor?[] gradients, {_HEAD}Tensor reserve, {_TAIL}) -> Tensor[]",
+}
+for _name, _schema in _SCHEMAS.items():
+    _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def _network(
+    x: Tensor, weights: Sequence[Tensor], cell: str, num_layers: int, bidirectional: bool
+) -> Network:
+    """Return the network that the weights' shapes and number describe."""
+    per_layer = len(weights) // (num_layers * (2 if bidirectional else 1))
+    # The sizes are numbers also where a trace makes symbols of them.
+    sizes = int(x.shape[-1]), int(weights[1].shape[1])
+    return network_of(cell, *sizes, num_layers, bidirectional, per_layer == 4)
+
+
+def _call(
+    network: Network,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    dropout_key: Tensor | None,
+    batch_first: bool,
+    dropout: float,
+) -> Call:
+    if dropout > 0 and network.num_layers > 1 and dropout_key is None:
+        raise ValueError("dropout_key: expected a tensor where dropout > 0, got None")
+    key = (0, 0) if dropout_key is None else tuple(dropout_key.tolist())
+    return Call(network, batch_first, dropout, key, lengths, batch_sizes)
+
+
+def _check_steps(x: Tensor, call: Call) -> None:
+    if call.batch_sizes is None and x.shape[1 if call.batch_first else 0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+
+# On the CPU
+
+
+def _rnn(
+    x: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    dropout_key: Tensor | None,
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    network = _network(x, weights, cell, num_layers, bidirectional)
+    call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
+    _check_steps(x, call)
+    packed = packed_weights(network, weights)
+    if call.drops:
+        y, last, _ = _autograd.forward(packed, call, as_array(x), [as_array(p) for p in hx])
+    else:
+        y, state = packed.infer(
+            as_array(x),
+            state_of([as_array(p) for p in hx]),
+            batch_first,
+            None,
+            *arrays_of(lengths, batch_sizes),
+        )
+        last = state if isinstance(state, tuple) else (state,)
+    return _results(y, last)
+
+
+def _rnn_train(
+    x: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    dropout_key: Tensor | None,
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    network = _network(x, weights, cell, num_layers, bidirectional)
+    call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
+    _check_steps(x, call)
+    packed = packed_weights(network, weights)
+    y, last, reserve = _autograd.forward(packed, call, as_array(x), [as_array(p) for p in hx])
+    return (*_results(y, last), torch.from_numpy(reserve))
+
+
+def _results(y: Any, last: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    h, c = (*last, np.empty(0, y.dtype))[:2]
+    return torch.from_numpy(y), torch.from_numpy(h), torch.from_numpy(c)
+
+
+def _rnn_backward(
+    gradients: Sequence[Tensor | None],
+    x: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    reserve: Tensor,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    dropout_key: Tensor | None,
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    dropout: float,
+) -> list[Tensor]:
+    network = _network(x, weights, cell, num_layers, bidirectional)
+    call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
+    dx, dfirst, dweights = _autograd.backward(
+        packed_weights(network, weights),
+        call,
+        as_array(x),
+        [as_array(part) for part in hx],
+        as_array(reserve),
+        [None if d is None else as_array(d) for d in gradients],
+    )
+    return [torch.from_numpy(d) for d in (dx, *dfirst, *dweights)]
+
+
+# What they return, where there are no values
+
+
+def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, batch_sizes, _, cell, num_layers, bidirectional, batch_first, _ = rest
+    directions = 2 if bidirectional else 1
+    hidden = weights[1].shape[1]
+    if batch_sizes is not None:
+        y = x.new_empty(x.shape[0], directions * hidden)
+        # Without a state the batch is a value of batch_sizes: no size of a tensor.
+        batch = hx[0].shape[1] if len(hx) > 0 else torch.library.get_ctx().new_dynamic_size()
+    else:
+        batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+        y = x.new_empty(steps, batch, directions * hidden)
+        y = y.transpose(0, 1) if batch_first else y
+    h = x.new_empty(num_layers * directions, batch, hidden)
+    return y, h, torch.empty_like(h) if CELLS[cell][1] == 2 else x.new_empty(0)
+
+
+def _fake_rnn_train(
+    x: Tensor, hx: Any, weights: Any, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, _, _, cell, num_layers, bidirectional, _, dropout = rest
+    y, h, c = _fake_rnn(x, hx, weights, *rest)
+    network = _network(x, weights, cell, num_layers, bidirectional)
+    dtype = "float32" if x.dtype is torch.float32 else "float64"
+    row = _reserve_row(network, dtype, dropout > 0 and num_layers > 1)
+    rows = math.prod(x.shape[:-1])
+    return y, h, c, x.new_empty(rows * (row + y.shape[-1]))
+
+
+@functools.cache
+def _reserve_row(network: Network, dtype: str, dropout: bool) -> int:
+    zeros = {name: np.zeros(shape, dtype) for name, shape in network.shapes()}
+    return network.pack(zeros, dtype).reserve_row(dropout)
+
+
+def _fake_rnn_backward(
+    gradients: Any, x: Tensor, hx: Any, weights: Any, reserve: Tensor, *rest: Any
+) -> list[Tensor]:
+    _, batch_sizes, _, cell, _, _, batch_first, _ = rest
+    batch_first = batch_first and batch_sizes is None
+    dx = torch.empty_like(x.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
+    if not batch_first:
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if len(hx) > 0:
+        states = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in hx]
+    else:
+        _, h, c = _fake_rnn(x, hx, weights, *rest)
+        states = [h, c][: CELLS[cell][1]]
+    return [
+        dx,
+        *states,
+        *(torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights),
+    ]
+
+
+# Autograd
+
+
+def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
+    x, hx, weights = arguments[:3]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *hx, *weights)):
+        return torch.ops.fusedrnn.rnn_train(*arguments)[:3]
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.fusedrnn.rnn.default.redispatch(
+            keyset & torch._C._after_autograd_keyset, *arguments
+        )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, hx, weights, lengths, batch_sizes, key, *ctx.rest = inputs
+    reserve = output[3]
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(reserve)
+    ctx.states, ctx.weights = len(hx), len(weights)
+    ctx.save_for_backward(x, reserve, lengths, batch_sizes, key, *hx, *weights)
+
+
+def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    x, reserve, lengths, batch_sizes, key, *tensors = ctx.saved_tensors
+    hx, weights = tensors[: ctx.states], tensors[ctx.states :]
+    states = CELLS[ctx.rest[0]][1]
+    found = torch.ops.fusedrnn.rnn_backward(
+        list(gradients[: 1 + states]), x, hx, weights, reserve, lengths, batch_sizes, key, *ctx.rest
+    )
+    dx, dhx, dweights = found[0], found[1 : 1 + states], found[1 + states :]
+    return (dx, dhx if ctx.states else [], dweights, *(None for _ in range(8)))
+
+
+def _save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    pass
+
+
+def _refuse(ctx: Any, *_: Any) -> Any:
+    raise RuntimeError(
+        "fusedrnn::rnn_backward can't be differentiated: gradients of gradients need eager calls "
+        "of fusedrnn.torch's layers, or torch.nn's layers"
+    )
+
+
+_library.impl("rnn", _rnn, "CPU")
+_library.impl("rnn_train", _rnn_train, "CPU")
+_library.impl("rnn_backward", _rnn_backward, "CPU")
+torch.library.register_fake("fusedrnn::rnn", _fake_rnn, lib=_library)
+torch.library.register_fake("fusedrnn::rnn_train", _fake_rnn_train, lib=_library)
+torch.library.register_fake("fusedrnn::rnn_backward", _fake_rnn_backward, lib=_library)
+_library.impl("rnn", _rnn_recorded, "Autograd", with_keyset=True)
+torch.library.register_autograd(
+    "fusedrnn::rnn_train", _differentiate, setup_context=_save, lib=_library
+)
+torch.library.register_autograd(
+    "fusedrnn::rnn_backward", _refuse, setup_context=_save_nothing, lib=_library
+)
+torch.library.register_vmap(
+    "fusedrnn::rnn", _transforms.folded(torch.ops.fusedrnn.rnn), lib=_library
+)
+for _name in ("rnn_train", "rnn_backward"):
+    torch.library.register_vmap(
+        f"fusedrnn::{_name}", _transforms.each(getattr(torch.ops.fusedrnn, _name)), lib=_library
+    )
+for _name in ("rnn", "rnn_train"):
+    torch.library.register_autocast(f"fusedrnn::{_name}", "cpu", torch.float32, lib=_library)

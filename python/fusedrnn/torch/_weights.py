@@ -1,0 +1,207 @@
+"""Packed weights for tensors: packed once per version of their contents, and never stale.
+
+An entry belongs to the addresses of a layer's parameters. It serves a call if the tensors have the
+same shapes and strides, the same version counters and the same contents, by fingerprint: version
+counters alone don't see every write (`trust_version_counters`). So it doesn't matter whose tensors
+they are: modules that share parameters share the entry, and an address that the allocator gave to
+other tensors can't mislead.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from .. import _core
+from .._network import Array, Network
+from ._switches import trust_version_counters
+
+__all__ = [
+    "CELLS",
+    "PLAIN",
+    "Unsupported",
+    "as_array",
+    "check_tensors",
+    "network_of",
+    "packed_weights",
+]
+
+#: torch's `mode` of a layer -> the kernels' cell.
+CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+
+#: Types of tensors whose memory is what it seems to be. Subclasses may be anything.
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+_pointer: Callable[[Tensor], int] = Tensor.data_ptr
+_stride: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
+_count: Callable[[Tensor], int] = Tensor.numel
+_version: Callable[[Tensor], int] = operator.attrgetter("_version")
+
+
+class Unsupported(Exception):
+    """Why the kernels can't work on something that torch may be able to work on."""
+
+
+@functools.cache
+def network_of(
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+) -> Network:
+    """Return the one object for these sizes: entries are found by its identity."""
+    return Network(cell, input_size, hidden_size, num_layers, bidirectional, bias)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """Return the tensor's memory as an array, without a copy."""
+    try:
+        array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+        return array
+    except (RuntimeError, TypeError) as error:  # not on the CPU, not strided, negated lazily
+        raise Unsupported(_first_sentence(error)) from None
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    packed: _core.PackedWeights
+    arrays: list[Array]  # on the parameters' memory, which they don't keep alive
+    strides: list[tuple[int, ...]]
+    counts: list[int]
+    versions: list[int] | None  # None: made in inference mode, which doesn't count
+    fingerprint: int
+    storages: list[StorageWeakRef]
+    nbytes: int
+
+    def holds(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the contents of these tensors, at the same addresses, are those packed."""
+        trusting = trust_version_counters.enabled
+        if trusting or self.large:
+            versions = _versions(weights)
+            if versions != self.versions:
+                return False
+            if trusting and versions is not None:
+                return not self.expired()
+        return _core.fingerprint(self.arrays) == self.fingerprint
+
+    @property
+    def large(self) -> bool:
+        """Whether it takes long to find by the contents alone that they have changed."""
+        return self.nbytes > 1 << 20
+
+    def expired(self) -> bool:
+        """Whether a parameter is gone: other tensors may stand at its address."""
+        return any(storage.expired() for storage in self.storages)
+
+
+def _versions(weights: Sequence[Tensor]) -> list[int] | None:
+    try:
+        return list(map(_version, weights))
+    except RuntimeError:
+        return None
+
+
+_entries: dict[tuple[int, ...], _Entry] = {}
+
+
+def packed_weights(network: Network, weights: Sequence[Tensor]) -> _core.PackedWeights:
+    """Return the packed weights of these tensors as they are now.
+
+    Parameters
+    ----------
+    network : Network
+        From `network_of`.
+    weights : sequence of Tensor
+        The parameters in torch's order: plain tensors.
+
+    Raises
+    ------
+    Unsupported
+        If the kernels can't read them.
+    """
+    key = (id(network), *map(_pointer, weights))
+    entry = _entries.get(key)
+    if (
+        entry is not None
+        and entry.strides == list(map(_stride, weights))
+        and entry.counts == list(map(_count, weights))  # with the strides, the shapes
+        and entry.holds(weights)
+    ):
+        return entry.packed
+    return _pack(network, weights, key)
+
+
+def check_tensors(tensors: Sequence[Any]) -> str:
+    """Return the dtype's name; raise Unsupported if the kernels can't read these parameters."""
+    for tensor in tensors:
+        if type(tensor) not in PLAIN:
+            raise Unsupported(f"a parameter of type {type(tensor).__name__}")
+        if tensor.device.type != "cpu":
+            raise Unsupported(f"parameters on {tensor.device}, not on the CPU")
+        if tensor.dtype not in _DTYPES:
+            raise Unsupported(f"parameters of {tensor.dtype}, not float32 or float64")
+        if tensor.dtype != tensors[0].dtype:
+            raise Unsupported(f"parameters of {tensors[0].dtype} and of {tensor.dtype}")
+    return _DTYPES[tensors[0].dtype]
+
+
+def _pack(
+    network: Network,
+    weights: Sequence[Tensor],
+    key: tuple[int, ...],
+) -> _core.PackedWeights:
+    dtype = check_tensors(weights)
+    if [tuple(weight.shape) for weight in weights] != [shape for _, shape in network.shapes()]:
+        raise Unsupported("parameters whose shapes don't fit the layer's sizes")
+    arrays = [as_array(weight) for weight in weights]
+    if not all(array.flags.c_contiguous for array in arrays):  # rare: packed at every call
+        return network.pack(dict(zip(network.names, arrays, strict=True)), dtype, copy=True)
+    # An entry that kept its parameters alive would keep the memory of dead models.
+    borrowed = [_Borrowed.array(array) for array in arrays]
+    entry = _Entry(
+        network.pack(dict(zip(network.names, borrowed, strict=True)), dtype),
+        borrowed,
+        list(map(_stride, weights)),
+        list(map(_count, weights)),
+        _versions(weights),
+        _core.fingerprint(borrowed),
+        [StorageWeakRef(weight.untyped_storage()) for weight in weights],
+        sum(array.nbytes for array in borrowed),
+    )
+    _sweep()
+    _entries[key] = entry
+    return entry.packed
+
+
+def _sweep() -> None:
+    """Drop the entries of parameters that are gone. Needs no lock: each step is atomic."""
+    for key, entry in list(_entries.items()):
+        if entry.expired():
+            _entries.pop(key, None)
+
+
+class _Borrowed:
+    """Memory for NumPy that nobody holds on to: for use while a tensor at its address lives."""
+
+    def __init__(self, array: Array) -> None:
+        self.__array_interface__ = {**array.__array_interface__, "strides": None}
+
+    @classmethod
+    def array(cls, array: Array) -> Array:
+        return np.asarray(cls(array))

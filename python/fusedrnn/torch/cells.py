@@ -1,0 +1,260 @@
+"""LSTMCell, GRUCell and RNNCell: torch's cells, on fusedrnn's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._autograd import Call, FusedRNN, state_of
+from ._fallback import decline, is_traced
+from ._layer import check_states, needs_gradients
+from ._transforms import call_operator
+from ._weights import Unsupported, as_array, check_tensors, network_of, packed_weights
+
+__all__ = ["GRUCell", "LSTMCell", "RNNCell", "RecurrentCell"]
+
+_KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+
+
+class RecurrentCell:
+    """What fusedrnn.torch's cells add to torch's: a call is a sequence of one step."""
+
+    #: Whether a call that the kernels can't take is an error, see `accelerate`. May be set.
+    strict = False
+
+    #: torch's own class.
+    torch_class: type[torch.nn.RNNCellBase]
+
+    # Of torch.nn.RNNCellBase.
+    input_size: int
+    hidden_size: int
+    bias: bool
+    nonlinearity: str
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """Run one step.
+
+        Parameters
+        ----------
+        input : Tensor
+            (B, I), or (I,) for one sequence.
+        hx : Tensor or tuple of Tensor, optional
+            The state before: h (B, H), for an LSTM (h, c); without B for one sequence. Zero if not
+            given.
+
+        Returns
+        -------
+        Tensor or tuple of Tensor
+            The state after, shaped as hx.
+
+        Raises
+        ------
+        RuntimeError, ValueError
+            torch's own, for wrong shapes and dtypes.
+        NotAccelerated
+            In strict mode, where the kernels can't take the call.
+        """
+        if torch.compiler.is_compiling():
+            reason = self._obstacle(input, hx)
+            if reason is None:
+                return self._by_operator(input, hx)
+        else:
+            try:
+                return self._by_kernels(input, hx)
+            except (Unsupported, TypeError, ValueError) as error:
+                reason = str(error)
+        forward: Any = self.torch_class.forward
+        return decline(self, reason, lambda: forward(self, input, hx))
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """Return torch's own cell with the same parameters, for torch.jit.script."""
+        plain: torch.nn.Module = object.__new__(self.torch_class)
+        plain.__dict__.update(self.__dict__)
+        return plain
+
+    def _cell(self) -> str:
+        """Return the kernels' name of the cell."""
+        kind = self.torch_class
+        if kind is torch.nn.RNNCell:
+            if self.nonlinearity not in _KINDS:
+                raise Unsupported(f"nonlinearity {self.nonlinearity!r}")
+            return _KINDS[self.nonlinearity]
+        return "lstm" if kind is torch.nn.LSTMCell else "gru"
+
+    def _weights(self) -> list[Any]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = [getattr(self, name) for name in names]
+        return weights if self.bias else weights[:2]
+
+    def _states(self, hx: Any) -> Sequence[Any]:
+        lstm = self.torch_class is torch.nn.LSTMCell
+        if hx is None:
+            return (None, None) if lstm else (None,)
+        return hx if lstm and isinstance(hx, (tuple, list)) else (hx,)
+
+    def _low(self) -> torch.dtype | None:
+        """Return the dtype that torch's RNNCell has under autocast; the others stay float32."""
+        if self.torch_class is not torch.nn.RNNCell or not torch.is_autocast_enabled("cpu"):
+            return None
+        low = torch.get_autocast_dtype("cpu")
+        if low is not torch.bfloat16:
+            raise Unsupported(f"autocast to {low}")
+        return low
+
+    def _by_kernels(self, input: Tensor, hx: Any) -> Any:
+        if is_traced(input):
+            reason = self._obstacle(input, hx)
+            if reason is not None:
+                raise Unsupported(reason)
+            return self._by_operator(input, hx)
+        network = network_of(self._cell(), self.input_size, self.hidden_size, 1, False, self.bias)
+        weights = self._weights()
+        check_tensors(weights)
+        packed = packed_weights(network, weights)
+        states = self._states(hx)
+        if hx is not None:
+            check_states(states, 2 if self.torch_class is torch.nn.LSTMCell else 1)
+        if input.dim() not in (1, 2):
+            raise Unsupported("an input of the wrong shape")
+        low = self._low() if torch._C._is_any_autocast_enabled() else None
+        last: Any
+        if needs_gradients(input, states, weights):
+            last = FusedRNN.apply(packed, Call(network, step=True), input, *states, *weights)
+        else:
+            state = None if hx is None else state_of([as_array(part)[None] for part in states])
+            _, last = packed.infer(as_array(input)[None], state, False, None)
+            parts = last if type(last) is tuple else (last,)
+            last = tuple(torch.from_numpy(part[0]) for part in parts)
+        return self._finish(last, low)
+
+    def _finish(self, last: Sequence[Tensor], low: torch.dtype | None) -> Any:
+        if low is not None and last[0].dtype is torch.float32:
+            return last[0].to(low)
+        return last[0] if len(last) == 1 else (last[0], last[1])
+
+    def _obstacle(self, input: Any, hx: Any) -> str | None:
+        """Return why the operators can't take a call, or None."""
+        weights = self._weights()
+        dtype = weights[0].dtype
+        if dtype not in (torch.float32, torch.float64):
+            return f"parameters of {dtype}, not float32 or float64"
+        parts = [] if hx is None else list(self._states(hx))
+        if any(t.dtype != dtype or t.device.type != "cpu" for t in (input, *parts, *weights)):
+            return "tensors that aren't on the CPU, or of several dtypes"
+        if input.dim() not in (1, 2) or input.size(-1) != self.input_size:
+            return "an input of the wrong shape"
+        shape = [*input.shape[:-1], self.hidden_size]
+        return None if all(list(p.shape) == shape for p in parts) else "hx of the wrong shape"
+
+    def _by_operator(self, input: Tensor, hx: Any) -> Any:
+        single = input.dim() == 1
+        x = input.unsqueeze(0) if single else input
+        states = [] if hx is None else list(self._states(hx))
+        _, *last = call_operator(
+            x.unsqueeze(0),
+            [(p.unsqueeze(0) if single else p).unsqueeze(0) for p in states],
+            self._weights(),
+            None,
+            None,
+            None,
+            self._cell(),
+            1,
+            False,
+            False,
+            0.0,
+        )
+        last = [part.squeeze(0) for part in last[: len(self._states(None))]]
+        return self._finish([p.squeeze(0) for p in last] if single else last, self._low())
+
+
+class LSTMCell(RecurrentCell, torch.nn.LSTMCell):
+    """`torch.nn.LSTMCell` on fusedrnn's kernels.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, device, dtype
+        As torch's.
+
+    Attributes
+    ----------
+    strict : bool
+        Whether a call that the kernels can't take is an error.
+
+    Raises
+    ------
+    ValueError, TypeError
+        torch's own, for wrong arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fusedrnn.torch
+    >>> cell = fusedrnn.torch.LSTMCell(3, 4)
+    >>> h, c = cell(torch.zeros(2, 3))
+    >>> h, c = cell(torch.zeros(2, 3), (h, c))
+    >>> h.shape
+    torch.Size([2, 4])
+    """
+
+    torch_class = torch.nn.LSTMCell
+
+
+class GRUCell(RecurrentCell, torch.nn.GRUCell):
+    """`torch.nn.GRUCell` on fusedrnn's kernels.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, device, dtype
+        As torch's.
+
+    Attributes
+    ----------
+    strict : bool
+        Whether a call that the kernels can't take is an error.
+
+    Raises
+    ------
+    ValueError, TypeError
+        torch's own, for wrong arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fusedrnn.torch
+    >>> fusedrnn.torch.GRUCell(3, 4)(torch.zeros(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    torch_class = torch.nn.GRUCell
+
+
+class RNNCell(RecurrentCell, torch.nn.RNNCell):
+    """`torch.nn.RNNCell` on fusedrnn's kernels.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, nonlinearity, device, dtype
+        As torch's: the nonlinearity is "tanh" or "relu".
+
+    Attributes
+    ----------
+    strict : bool
+        Whether a call that the kernels can't take is an error.
+
+    Raises
+    ------
+    ValueError, TypeError
+        torch's own, for wrong arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fusedrnn.torch
+    >>> fusedrnn.torch.RNNCell(3, 4, nonlinearity="relu")(torch.zeros(3)).shape  # one sequence
+    torch.Size([4])
+    """
+
+    torch_class = torch.nn.RNNCell
