@@ -1,0 +1,197 @@
+"""accelerate and restore: what changes, what stays, what is reported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.utils import parametrizations
+
+import fusedrnn.torch
+from fusedrnn.torch import NotAccelerated, accelerate, restore
+from torch_problems import CELLS, LAYERS, assert_near, step, tensors, twins
+
+EVERY = [*LAYERS, *CELLS]
+
+
+class Tagger(torch.nn.Module):
+    """A model with layers at several depths, one of them in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(10, 4)
+        self.encoder = torch.nn.LSTM(4, 6, 2, bidirectional=True)
+        self.stack = torch.nn.ModuleList([torch.nn.GRU(12, 12), torch.nn.RNN(12, 12)])
+        self.again = self.stack[0]
+        self.cell = torch.nn.LSTMCell(12, 12)
+        self.out = torch.nn.Linear(12, 3)
+
+    def forward(self, x):
+        y, _ = self.encoder(self.embed(x))
+        for layer in (*self.stack, self.again):
+            y, _ = layer(y)
+        return self.out(self.cell(y[-1])[0])
+
+
+NAMES = ("encoder", "stack.0", "stack.1", "cell")
+
+
+def test_a_model_stays_what_it_is():
+    model, x = Tagger(), torch.randint(10, (7, 2))
+    want = model(x).detach()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    state, parameters = dict(model.state_dict()), list(model.parameters())
+    modules = list(model.modules())
+    report = accelerate(model)
+    assert report.swapped == NAMES and report.left == {}
+    assert list(model.modules()) == modules
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert list(model.state_dict()) == list(state)
+    assert model.again is model.stack[0] and type(model.again) is fusedrnn.torch.GRU
+    with fusedrnn.torch.strict():
+        assert_near([model(x)], [want])
+        model(x).square().sum().backward()
+        optimizer.step()
+        changed = model(x).detach()
+    assert not torch.allclose(changed, want)
+    assert restore(model) == NAMES
+    assert type(model.encoder) is torch.nn.LSTM and type(model.cell) is torch.nn.LSTMCell
+    assert_near([model(x)], [changed])
+    assert restore(model) == ()
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_the_model_may_be_a_layer(kind):
+    layer = kind.torch_class(4, 6)
+    report = accelerate(layer)
+    assert type(layer) is kind and report.swapped == ("",)
+    assert str(report) == "(the model): accelerated"
+    assert accelerate(layer) == report, "a second time changes nothing"
+    assert restore(layer) == ("",)
+    assert type(layer) is kind.torch_class
+
+
+def test_attributes_hooks_and_modes_stay():
+    layer, seen = torch.nn.GRU(4, 6, batch_first=True), []
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    layer.register_buffer("mean", torch.ones(3))
+    layer.note, layer.bias_ih_l0.requires_grad = "mine", False
+    layer.eval()
+    before = dict(vars(layer))
+    accelerate(layer)
+    assert vars(layer).keys() == before.keys()
+    assert all(vars(layer)[name] is value for name, value in before.items())
+    layer(torch.ones(2, 5, 4))
+    assert seen == [1]
+    restore(layer)
+    assert all(vars(layer)[name] is value for name, value in before.items())
+
+
+class Own(torch.nn.LSTM):
+    """A subclass with a forward of its own."""
+
+    def forward(self, input, hx=None):
+        return super().forward(input * 2, hx)
+
+
+def test_what_is_left_and_why():
+    replaced = torch.nn.GRU(4, 6)
+    replaced.forward = lambda x: x
+    unknown = torch.nn.RNNCell(4, 6)
+    mixed = torch.nn.GRU(4, 6)
+    mixed.bias_hh_l0.data = mixed.bias_hh_l0.data.double()
+    model = torch.nn.ModuleDict(
+        {
+            "fine": torch.nn.GRU(4, 6),
+            "low": torch.nn.GRU(4, 6, dtype=torch.float16),
+            "meta": torch.nn.LSTM(4, 6, device="meta"),
+            "mixed": mixed,
+            "own": Own(4, 6),
+            "replaced": replaced,
+            "cell": unknown,
+        }
+    )
+    report = accelerate(model)
+    assert report.swapped == ("fine", "cell")
+    assert dict(report.left) == {
+        "low": "parameters of torch.float16, not float32 or float64",
+        "meta": "parameters on meta, not on the CPU",
+        "mixed": "parameters of torch.float32 and of torch.float64",
+        "own": f"{Own.__module__}.Own is a class of its own",
+        "replaced": "its forward was replaced",
+    }
+    assert str(report).splitlines()[:3] == [
+        "fine: accelerated",
+        "cell: accelerated",
+        "low: left, parameters of torch.float16, not float32 or float64",
+    ]
+    assert type(model["own"]) is Own and type(model["low"]) is torch.nn.GRU
+    assert str(accelerate(torch.nn.Linear(2, 2))) == "no recurrent layers"
+
+
+def test_strict_changes_all_or_nothing():
+    model = torch.nn.ModuleList([torch.nn.GRU(4, 6), torch.nn.GRU(4, 6, dtype=torch.float16)])
+    with pytest.raises(NotAccelerated) as caught:
+        accelerate(model, strict=True)
+    assert str(caught.value) == (
+        "model: expected to accelerate every layer, got\n"
+        "0: accelerated\n"
+        "1: left, parameters of torch.float16, not float32 or float64"
+    )
+    assert type(model[0]) is torch.nn.GRU
+    accelerate(model[:1], strict=True)
+    x = torch.randn(5, 2, 4)
+    model[0](x)
+    model[0].bfloat16()
+    with pytest.raises(NotAccelerated) as caught:
+        model[0](x.bfloat16())
+    assert str(caught.value) == "GRU: parameters of torch.bfloat16, not float32 or float64"
+    with pytest.raises(
+        RuntimeError, match="must be equal to input_size"
+    ):  # torch's errors come first
+        model[0](x.bfloat16()[:, :, :3])
+    restore(model)
+    model[0](x.bfloat16())
+    assert "strict" not in vars(model[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_parametrized_layers(kind):
+    layer, twin = kind.torch_class(4, 6), kind.torch_class(4, 6)
+    twin.load_state_dict(layer.state_dict())
+    for module in (layer, twin):
+        parametrizations.weight_norm(module, "weight_hh_l0")
+    report = accelerate(layer)
+    assert report.swapped == ("",)
+    assert isinstance(layer, kind) and not isinstance(twin, kind)
+    x = torch.randn(5, 2, 4)
+    with fusedrnn.torch.strict():
+        found = step(layer, x, None)
+    wanted = step(twin, x, None)
+    assert_near(found[0] + found[1], wanted[0] + wanted[1])
+    assert restore(layer) == ("",)
+    assert not isinstance(layer, kind)
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight_hh_l0")
+    assert type(layer) is kind.torch_class
+    assert_near(tensors(layer(x)), wanted[0])
+
+
+def test_layers_with_weights_that_were_replaced():
+    ours, theirs = twins(fusedrnn.torch.LSTM, 4, 6)
+    restore(ours)
+    for layer in (ours, theirs):
+        raw = layer.weight_hh_l0
+        del layer.weight_hh_l0
+        layer.weight_hh_l0_raw = raw
+        layer.weight_hh_l0 = raw * 2
+    accelerate(ours)
+    x = torch.randn(5, 2, 4)
+    with fusedrnn.torch.strict():
+        assert_near(tensors(ours(x)), tensors(theirs(x)))
+
+
+def test_errors():
+    for function in (accelerate, restore):
+        with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got list"):
+            function([])
+    with pytest.raises(TypeError, match="strict: expected a bool, got int"):
+        accelerate(torch.nn.GRU(4, 6), strict=1)

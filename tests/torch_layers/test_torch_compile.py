@@ -1,0 +1,229 @@
+"""torch.compile in one graph and torch.export, with any T and B."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+import fusedrnn.torch
+from torch_problems import CELLS, LAYERS, assert_near, cut, states_of, step, tensors
+
+pytestmark = [
+    pytest.mark.usefixtures("strict"),
+    pytest.mark.filterwarnings("ignore"),  # torch's, of its own making, one more in each version
+]
+
+BACKENDS = ["eager", "aot_eager"]
+SIZES = [(5, 3), (7, 2), (4, 4), (11, 6)]
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Model(torch.nn.Module):
+    """A recurrent layer among others."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.before, self.layer = torch.nn.Linear(4, 4), layer
+
+    def forward(self, x, hx=None, **options):
+        y, last = self.layer(self.before(x).relu(), hx, **options)
+        return y * 2, last
+
+
+def assert_compiled(model, backend, sizes=SIZES, **options):
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    for steps, batch in sizes:
+        x = torch.randn(*((batch, steps) if model.layer.batch_first else (steps, batch)), 4)
+        found, wanted = step(compiled, x, None, **options), step(model, x, None, **options)
+        assert_near(found[0] + found[1], wanted[0] + wanted[1])
+        with torch.no_grad():
+            assert_near(tensors(compiled(x, **options)), wanted[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_graph(kind, options, backend):
+    assert_compiled(Model(kind(4, 6, **options)), backend)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_graph_by_inductor(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert_compiled(Model(kind(4, 6, 2, batch_first=True)), "inductor", SIZES[:2])
+
+
+def test_no_graph_is_compiled_for_sizes_alone():
+    model, counter = Model(fusedrnn.torch.GRU(4, 6)), torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    with torch.no_grad():
+        for steps, batch in SIZES:
+            compiled(torch.randn(steps, batch, 4))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_states_and_single_sequences(kind):
+    layer = kind(4, 6)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for middle in ((3,), ()):
+        h = torch.randn(1, *middle, 6)
+        x, hx = torch.randn(5, *middle, 4), (h, h * 2) if layer.mode == "LSTM" else h
+        found, wanted = step(compiled, x, hx), step(layer, x, hx)
+        assert_near(found[0] + found[1], wanted[0] + wanted[1])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_in_a_loop(kind):
+    cell = kind(4, 6)
+
+    def loop(x):
+        hx = None
+        for t in range(3):
+            hx = cell(x[t], hx)
+        return hx
+
+    compiled = torch.compile(loop, fullgraph=True, backend="aot_eager")
+    for x in (torch.randn(3, 2, 4), torch.randn(3, 4)):
+        found = []
+        for function in (compiled, loop):
+            results = tensors(function(x))
+            cell.zero_grad()
+            results[0].sum().backward()
+            found.append([*(r.detach() for r in results), *(p.grad for p in cell.parameters())])
+        assert_near(*found)
+
+
+def test_lengths():
+    model = Model(fusedrnn.torch.LSTM(4, 6, bidirectional=True))
+    lengths = torch.tensor([2, 5, 0])
+    assert_compiled(model, "aot_eager", [(5, 3), (9, 3)], lengths=lengths)
+
+
+def test_lengths_in_a_list():
+    layer, x = fusedrnn.torch.GRU(4, 6), torch.randn(9, 3, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_near(tensors(compiled(x, lengths=[2, 9, 0])), tensors(layer(x, lengths=[2, 9, 0])))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_sequences(kind):
+    layer = kind(4, 6)
+
+    def call(packed, hx=None):
+        y, last = layer(packed, hx)
+        return y.data, last
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    packed = pack_sequence(cut(torch.randn(9, 3, 4), [2, 9, 4]), enforce_sorted=False)
+    for arguments in ((packed,), (packed, states_of(layer, 3))):
+        assert_near(tensors(compiled(*arguments)), tensors(call(*arguments)))
+
+
+def test_dropout_is_drawn_anew_and_follows_the_seed():
+    layer, x = fusedrnn.torch.GRU(4, 6, 2, dropout=0.5), torch.randn(5, 3, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(1)
+    first, second = compiled(x)[0], compiled(x)[0]
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(compiled(x)[0], first)
+
+
+def test_updates_are_seen():
+    layer, x = fusedrnn.torch.GRU(4, 6), torch.randn(5, 3, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        compiled(x)
+        layer.weight_hh_l0.data.mul_(3)
+        assert_near(tensors(compiled(x)), tensors(layer(x)))
+
+
+def test_torchs_own_layers_still_break_the_graph():
+    """Nobody else's setting is changed: torch would unroll them over time."""
+    assert torch._dynamo.config.allow_rnn is False
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN"):
+        torch.compile(torch.nn.GRU(4, 6), fullgraph=True, backend="eager")(torch.randn(5, 3, 4))
+
+
+@pytest.mark.parametrize("first", ["fusedrnn.torch", "torch._dynamo"])
+def test_dynamo_may_be_imported_before_or_after(first):
+    script = f"""
+        import warnings
+        warnings.simplefilter("ignore")
+        import sys, torch, {first}
+        print("torch._dynamo" in sys.modules)
+        import fusedrnn.torch
+        layer = torch.nn.Sequential(fusedrnn.torch.LSTM(4, 6))
+        torch.compile(layer, fullgraph=True, backend="eager")(torch.randn(5, 3, 4))
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [str(first == "torch._dynamo"), "done"], done.stderr
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_export(kind, strict):
+    model = Model(kind(4, 6, 2)).eval()
+    sizes = {0: torch.export.Dim("T", min=1, max=64), 1: torch.export.Dim("B", min=1, max=64)}
+    program = torch.export.export(
+        model, (torch.randn(5, 3, 4),), dynamic_shapes={"x": sizes}, strict=strict
+    )
+    called = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert called.count(torch.ops.fusedrnn.rnn.default) == 1
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for exported in (program, torch.export.load(file), program.run_decompositions()):
+        for steps, batch in ((5, 3), (2, 2), (40, 7)):
+            x = torch.randn(steps, batch, 4)
+            with torch.no_grad():
+                assert_near(tensors(exported.module()(x)), tensors(model(x)))
+
+
+def test_export_with_lengths_and_state():
+    layer = fusedrnn.torch.LSTM(4, 6, batch_first=True).eval()
+    batch, steps = torch.export.Dim("B", max=64), torch.export.Dim("T", max=64)
+    x, h, lengths = torch.randn(3, 5, 4), torch.randn(1, 3, 6), torch.tensor([2, 5, 0])
+    program = torch.export.export(
+        layer,
+        (x, (h, h)),
+        {"lengths": lengths},
+        dynamic_shapes={
+            "input": {0: batch, 1: steps},
+            "hx": ({1: batch}, {1: batch}),
+            "lengths": {0: batch},
+        },
+    )
+    x, h, lengths = torch.randn(4, 9, 4), torch.randn(1, 4, 6), torch.tensor([9, 0, 3, 1])
+    with torch.no_grad():
+        found = program.module()(x, (h, h), lengths=lengths)
+        assert_near(tensors(found), tensors(layer(x, (h, h), lengths=lengths)))
+    with pytest.raises(ValueError, match="lengths"):
+        program.module()(x, (h, h), lengths=torch.tensor([10, 0, 3, 1]))
+
+
+def test_what_the_kernels_cannot_take_is_traced_by_torch():
+    layer = fusedrnn.torch.GRU(4, 6, dtype=torch.bfloat16)
+    with fusedrnn.torch.strict(False), warnings.catch_warnings():
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        x = torch.randn(5, 3, 4, dtype=torch.bfloat16)
+        assert torch.allclose(compiled(x)[0], layer(x)[0])

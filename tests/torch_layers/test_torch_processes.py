@@ -1,0 +1,107 @@
+"""Forked workers, threads, and what is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import torch
+
+import fusedrnn.torch
+from torch_problems import LAYERS, assert_near, tensors, twins
+
+
+class Features(torch.utils.data.Dataset):
+    """Items that a recurrent layer computes, in a worker process."""
+
+    def __init__(self, layer):
+        self.layer, self.x = layer, torch.randn(8, 11, 2, 5)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        with torch.no_grad():
+            return self.layer(self.x[i])[0]
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.timeout(120)
+def test_workers_that_are_forked():
+    layer = fusedrnn.torch.LSTM(5, 7, 2)
+    data = Features(layer)
+    want = torch.stack([data[i] for i in range(len(data))])
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=2, num_workers=2, multiprocessing_context="fork"
+    )
+    assert torch.equal(torch.cat(list(loader)), want)
+    layer(torch.randn(11, 2, 5))[0].sum().backward()  # and the parent goes on
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_two_threads(kind):
+    layers = [twins(kind, 5, 7) for _ in range(2)]
+    shared = kind(5, 7)
+    x, failures = torch.randn(11, 3, 5), []
+    want = shared(x)[0].detach()
+
+    def work(ours, theirs):
+        try:
+            for _ in range(30):
+                given = torch.randn(11, 3, 5)
+                assert_near(tensors(ours(given)), tensors(theirs(given)))
+                assert torch.equal(shared(x)[0], want)
+                for layer in (ours, theirs):
+                    layer.zero_grad()
+                    layer(given)[0].sum().backward()
+                    with torch.no_grad():
+                        for p in layer.parameters():
+                            p.sub_(0.01 * p.grad)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in layers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+
+
+def run(script):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_fusedrnn_alone_imports_no_torch():
+    done = run("import sys, fusedrnn, fusedrnn.functional; print('torch' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_fusedrnn_torch_imports_no_compiler():
+    done = run(
+        """
+        import sys, torch, fusedrnn.torch
+        layer = fusedrnn.torch.LSTM(5, 7)
+        layer(torch.randn(11, 3, 5))[0].sum().backward()
+        print('torch._dynamo' in sys.modules)
+        """
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_without_torch_the_error_says_what_to_install():
+    done = run("import sys; sys.modules['torch'] = None; import fusedrnn.torch")
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: fusedrnn.torch needs PyTorch, which isn't installed: "
+        "pip install 'fusedrnn[torch]'"
+    )

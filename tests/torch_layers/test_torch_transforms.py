@@ -1,0 +1,288 @@
+"""torch.func, autocast, modes and tensor subclasses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.nn.utils.rnn import pack_sequence
+
+import fusedrnn.torch
+from torch_problems import (
+    CELLS,
+    KINDS,
+    LAYERS,
+    assert_near,
+    cut,
+    kind_id,
+    states_of,
+    tensors,
+    twins,
+)
+
+strictly = pytest.mark.usefixtures("strict")
+
+
+def stacked(function, *arguments):
+    """What vmap(function) must give: the results of the examples, stacked."""
+    results = [tensors(function(*example)) for example in zip(*arguments, strict=True)]
+    return [torch.stack(parts) for parts in zip(*results, strict=True)]
+
+
+@strictly
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("kind", "options"), KINDS, ids=kind_id)
+def test_vmap_over_inputs_and_states(kind, options, batch_first):
+    layer = kind(5, 7, 2, bidirectional=True, batch_first=batch_first, **options)
+    x = torch.randn(4, 3, 2, 5)
+    h = torch.stack([torch.stack(tensors(states_of(layer, 3 if batch_first else 2))) for _ in x])
+
+    def call(x, h):
+        return layer(x, tuple(h) if layer.mode == "LSTM" else h[0])
+
+    assert_near(tensors(vmap(call)(x, h)), stacked(call, x, h))
+    assert_near(tensors(vmap(layer)(x)), stacked(layer, x))
+    other = vmap(call, in_dims=(2, None), out_dims=1)(x.movedim(0, 2), h[0])
+    want = stacked(lambda x: call(x, h[0]), x)
+    assert_near([t.movedim(1, 0) for t in tensors(other)], want)
+    one = x[0, 0] if batch_first else x[0, :, 0]
+    state = h[:, :, :, 0]
+    assert_near(
+        tensors(vmap(call, in_dims=(None, 0))(one, state)), stacked(lambda h: call(one, h), state)
+    )
+
+
+@strictly
+@pytest.mark.parametrize("kind", CELLS)
+def test_vmap_over_cells(kind):
+    cell, x = kind(5, 7), torch.randn(4, 3, 5)
+    assert_near(tensors(vmap(cell)(x)), stacked(cell, x))
+    assert_near(tensors(vmap(cell)(x[0])), tensors(cell(x[0])))
+
+
+@strictly
+@pytest.mark.parametrize("kind", LAYERS)
+def test_vmap_over_weights(kind):
+    """An ensemble, as torch.func.stack_module_state makes it."""
+    layers, x = [kind(5, 7) for _ in range(3)], torch.randn(11, 2, 5)
+    parameters, _ = torch.func.stack_module_state(layers)
+    found = vmap(lambda p, x: functional_call(layers[0], p, (x,)), in_dims=(0, None))(parameters, x)
+    wanted = [torch.stack(parts) for parts in zip(*(tensors(m(x)) for m in layers), strict=True)]
+    assert_near(tensors(found), wanted)
+
+
+@strictly
+def test_vmap_over_lengths():
+    layer = fusedrnn.torch.GRU(5, 7)
+    x, lengths = torch.randn(4, 11, 3, 5), torch.randint(0, 12, (4, 3))
+    network = (list(layer.parameters()), None, None, "gru", 1, False, False, 0.0)
+
+    def call(x, lengths):
+        weights, *rest = network
+        return torch.ops.fusedrnn.rnn(x, [], weights, lengths, *rest)[:2]
+
+    with torch.no_grad():
+        assert_near(vmap(call)(x, lengths), stacked(call, x, lengths))
+        assert_near(vmap(call, (None, 0))(x[0], lengths), stacked(lambda n: call(x[0], n), lengths))
+
+
+@strictly
+def test_vmap_over_packed_sequences():
+    layer = fusedrnn.torch.LSTM(5, 7)
+    packed = pack_sequence(cut(torch.randn(9, 3, 5), [9, 5, 2]))
+    data = torch.randn(4, *packed.data.shape)
+
+    def call(data):
+        y, last = layer(packed._replace(data=data))
+        return y.data, last
+
+    assert_near(tensors(vmap(call)(data)), stacked(call, data))
+
+
+def loss_of(layer):
+    def loss(parameters, x):
+        y, last = functional_call(layer, parameters, (x,))
+        return y.square().sum() + sum(part.sum() for part in tensors(last))
+
+    return loss, {name: p.detach() for name, p in layer.named_parameters()}
+
+
+@strictly
+@pytest.mark.parametrize(("kind", "options"), KINDS, ids=kind_id)
+def test_grad(kind, options):
+    layer, x = kind(5, 7, 2, bidirectional=True, **options), torch.randn(4, 11, 3, 5)
+    loss, parameters = loss_of(layer)
+    found = grad(loss, argnums=(0, 1))(parameters, x[0])
+    given = x[0].clone().requires_grad_()
+    loss(dict(layer.named_parameters()), given).backward()
+    wanted = [*(p.grad for p in layer.parameters()), given.grad]
+    assert_near([*found[0].values(), found[1]], wanted)
+
+    # The gradients of each example, and those of all of them.
+    each = [grad(loss)(parameters, example) for example in x]
+    wanted = [torch.stack(parts) for parts in zip(*(g.values() for g in each), strict=True)]
+    assert_near(vmap(grad(loss), in_dims=(None, 0))(parameters, x).values(), wanted)
+    total = grad(lambda p: vmap(loss, in_dims=(None, 0))(p, x).sum())(parameters)
+    assert_near(total.values(), [part.sum(0) for part in wanted])
+
+
+@strictly
+@pytest.mark.parametrize("kind", LAYERS)
+def test_jacrev(kind):
+    layer = kind(3, 4, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    want = torch.autograd.functional.jacobian(lambda x: layer(x)[0], x)
+    assert_near([jacrev(lambda x: layer(x)[0])(x)], [want])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_torch_func_takes_to_torchs_path(kind):
+    ours, theirs = twins(kind, 3, 4, dtype=torch.float64)
+    x, tangent = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    hessians = [
+        jacrev(grad(lambda x, layer=layer: layer(x)[0].square().sum()))(x)
+        for layer in (ours, theirs)
+    ]
+    assert_near(hessians[:1], hessians[1:])
+    found, wanted = (
+        jvp(lambda x, layer=layer: layer(x)[0], (x,), (tangent,)) for layer in (ours, theirs)
+    )
+    assert_near(found, wanted)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        assert_near([forward_ad.unpack_dual(ours(dual)[0]).tangent], [wanted[1]])
+    with fusedrnn.torch.strict():
+        with pytest.raises(fusedrnn.torch.NotAccelerated, match="forward-mode differentiation"):
+            jvp(lambda x: ours(x)[0], (x,), (tangent,))
+        with pytest.raises(fusedrnn.torch.NotAccelerated, match="gradients of gradients"):
+            jacrev(grad(lambda x: ours(x)[0].square().sum()))(x)
+
+
+# Autocast
+
+
+@strictly
+@pytest.mark.parametrize("variant", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("kind", [*LAYERS, *CELLS])
+def test_autocast_has_torchs_dtypes(kind, variant):
+    if kind in CELLS and variant:
+        variant = {"bias": False}
+    ours, theirs = twins(kind, 5, 7, **variant)
+    x = torch.randn(*((3, 5) if kind in CELLS else (11, 3, 5)))
+    problems = [x]
+    if kind in LAYERS:
+        problems.append(pack_sequence(cut(x, [11, 4, 2])))
+        problems.append(x[:, 0])
+    for given in problems:
+        for context in (torch.no_grad(), torch.enable_grad()):
+            with torch.autocast("cpu"), context:
+                found, wanted = tensors(ours(given)), tensors(theirs(given))
+            assert [t.dtype for t in found] == [t.dtype for t in wanted]
+            for a, b in zip(found, wanted, strict=True):
+                # bfloat16 has 8 bits; torch rounds to it in every step.
+                assert (a - b).float().norm() <= 0.02 * b.float().norm() + 1e-6
+    with torch.autocast("cpu"):
+        loss = tensors(ours(x))[0].float().square().sum()
+    loss.backward()
+    assert all(p.grad.dtype is torch.float32 for p in ours.parameters())
+
+
+def test_autocast_of_other_inputs():
+    ours, theirs = twins(fusedrnn.torch.LSTM, 5, 7)
+    x = torch.randn(11, 3, 5)
+    hx = tuple(part.bfloat16() for part in states_of(ours, 3))
+    with torch.autocast("cpu"), fusedrnn.torch.strict():
+        for given, state in ((x.bfloat16(), None), (x, hx), (x.bfloat16(), hx)):
+            found, wanted = tensors(ours(given, state)), tensors(theirs(given, state))
+            for a, b in zip(found, wanted, strict=True):
+                assert a.dtype == b.dtype
+                assert (a - b).float().norm() <= 0.02 * b.float().norm()
+    double, theirs = twins(fusedrnn.torch.LSTM, 5, 7, dtype=torch.float64)
+    with torch.autocast("cpu"), fusedrnn.torch.strict():
+        assert_near(tensors(double(x.double())), tensors(theirs(x.double())))
+    gru, theirs = twins(fusedrnn.torch.GRU, 5, 7)
+    with torch.autocast("cpu"):  # by torch
+        assert_near([gru(x.bfloat16())[0].float()], [theirs(x.bfloat16())[0].float()])
+
+
+@strictly
+def test_autocast_compiled():
+    layer, x = fusedrnn.torch.LSTM(5, 7), torch.randn(11, 3, 5)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for given in (x, x.bfloat16()):
+        with torch.autocast("cpu"):
+            found, wanted = tensors(compiled(given)), tensors(layer(given))
+        assert all(t.dtype is torch.bfloat16 for t in found)
+        assert all(map(torch.equal, found, wanted))
+
+
+# Modes and subclasses
+
+
+class Logged(torch.Tensor):
+    """A subclass that changes nothing."""
+
+
+def test_tensor_subclasses_are_torchs():
+    ours, theirs = twins(fusedrnn.torch.GRU, 5, 7)
+    x = torch.randn(11, 3, 5).as_subclass(Logged)
+    y = ours(x)[0]
+    assert type(y) is type(theirs(x)[0])
+    assert torch.equal(y, theirs(x)[0])
+    with (
+        fusedrnn.torch.strict(),
+        pytest.raises(fusedrnn.torch.NotAccelerated, match="GRU: an input of type Logged"),
+    ):
+        ours(x)
+
+
+@strictly
+def test_fake_tensors():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        layer = fusedrnn.torch.LSTM(5, 7, batch_first=True)
+        y, (h, c) = layer(torch.randn(3, 11, 5))
+    assert [t.shape for t in (y, h, c)] == [(3, 11, 7), (1, 3, 7), (1, 3, 7)]
+
+
+@strictly
+def test_modes_see_the_operator():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            seen.append(function)
+            return function(*arguments, **(options or {}))
+
+    layer, x, seen = fusedrnn.torch.GRU(5, 7), torch.randn(11, 3, 5), []
+    with Log():
+        y, _ = layer(x)
+        y.sum().backward()
+    operators = torch.ops.fusedrnn
+    assert operators.rnn_train.default in seen and operators.rnn_backward.default in seen
+    with torch.no_grad(), Log():
+        layer(x)
+    assert operators.rnn.default in seen
+
+
+@strictly
+def test_a_default_device_is_no_obstacle():
+    layer, x = fusedrnn.torch.GRU(5, 7, 2, dropout=0.5), torch.randn(11, 3, 5)
+    with torch.device("meta"):
+        assert layer(x)[0].device.type == "cpu"
+        layer(x, lengths=[3, 0, 11])
+
+
+def test_other_devices_and_layouts_raise_as_torchs_do():
+    from torch_problems import outcome
+
+    ours, theirs = twins(fusedrnn.torch.GRU, 5, 7)
+    for x in (torch.randn(11, 3, 5).to_sparse(), torch.randn(11, 3, 5, device="meta")):
+        wanted = outcome(lambda x=x: theirs(x))
+        assert outcome(lambda x=x: ours(x)) == wanted
+    negated = torch.randn(11, 3, 5, dtype=torch.complex64).conj().imag
+    assert negated.is_neg()
+    assert_near(tensors(ours(negated)), tensors(theirs(negated)))
