@@ -13,8 +13,11 @@ import fusedrnn.torch
 
 LAYERS = [fusedrnn.torch.LSTM, fusedrnn.torch.GRU, fusedrnn.torch.RNN]
 CELLS = [fusedrnn.torch.LSTMCell, fusedrnn.torch.GRUCell, fusedrnn.torch.RNNCell]
-# With the options that make RNN and RNNCell two cells each.
-KINDS = [(kind, {}) for kind in LAYERS] + [(fusedrnn.torch.RNN, {"nonlinearity": "relu"})]
+# With the options that make RNN and RNNCell two cells each, and LSTM with a projection.
+KINDS = [(kind, {}) for kind in LAYERS] + [
+    (fusedrnn.torch.RNN, {"nonlinearity": "relu"}),
+    (fusedrnn.torch.LSTM, {"proj_size": 2}),
+]
 CELL_KINDS = [(kind, {}) for kind in CELLS] + [(fusedrnn.torch.RNNCell, {"nonlinearity": "relu"})]
 
 # Both round in every step, in different orders: some tens of roundings of 6e-8 and 1e-16.

@@ -70,16 +70,17 @@ def by_sequence(layer, x, hx, lengths):
         steps = x.shape[1 if first else 0]
         own = [None if part is None else part[:, b] for part in parts]
         state = own[0] if len(own) == 1 else tuple(own)
-        width = layer.hidden_size * (2 if layer.bidirectional else 1)
-        y = x.new_zeros(steps, width)
+        directions = 2 if layer.bidirectional else 1
+        outputs = layer.proj_size or layer.hidden_size
+        y = x.new_zeros(steps, directions * outputs)
         if length > 0:
             valid, end = layer((x[b] if first else x[:, b])[:length], state)
             y = torch.cat([valid, y[length:]])
             last.append(tensors(end))
         else:
-            zero = x.new_zeros(layer.num_layers * width // layer.hidden_size, layer.hidden_size)
-            count = 2 if layer.mode == "LSTM" else 1
-            last.append([zero] * count if hx is None else own)
+            widths = [outputs, layer.hidden_size][: 2 if layer.mode == "LSTM" else 1]
+            zeros = [x.new_zeros(layer.num_layers * directions, width) for width in widths]
+            last.append(zeros if hx is None else own)
         rows.append(y)
     results = [torch.stack(rows, 0 if first else 1)]
     results += [torch.stack(part, 1) for part in zip(*last, strict=True)]

@@ -36,21 +36,23 @@ def stacked(function, *arguments):
 def test_vmap_over_inputs_and_states(kind, options, batch_first):
     layer = kind(5, 7, 2, bidirectional=True, batch_first=batch_first, **options)
     x = torch.randn(4, 3, 2, 5)
-    h = torch.stack([torch.stack(tensors(states_of(layer, 3 if batch_first else 2))) for _ in x])
+    states = [tensors(states_of(layer, 3 if batch_first else 2)) for _ in x]
+    state = [torch.stack(part) for part in zip(*states, strict=True)]
+    count = len(state)
 
-    def call(x, h):
-        return layer(x, tuple(h) if layer.mode == "LSTM" else h[0])
+    def call(x, *state):
+        return layer(x, state if layer.mode == "LSTM" else state[0])
 
-    assert_near(tensors(vmap(call)(x, h)), stacked(call, x, h))
+    assert_near(tensors(vmap(call)(x, *state)), stacked(call, x, *state))
     assert_near(tensors(vmap(layer)(x)), stacked(layer, x))
-    other = vmap(call, in_dims=(2, None), out_dims=1)(x.movedim(0, 2), h[0])
-    want = stacked(lambda x: call(x, h[0]), x)
+    dims = (2, *[None] * count)
+    other = vmap(call, in_dims=dims, out_dims=1)(x.movedim(0, 2), *states[0])
+    want = stacked(lambda x: call(x, *states[0]), x)
     assert_near([t.movedim(1, 0) for t in tensors(other)], want)
     one = x[0, 0] if batch_first else x[0, :, 0]
-    state = h[:, :, :, 0]
-    assert_near(
-        tensors(vmap(call, in_dims=(None, 0))(one, state)), stacked(lambda h: call(one, h), state)
-    )
+    of_one = [part[:, :, 0] for part in state]
+    found = vmap(call, in_dims=(None, *[0] * count))(one, *of_one)
+    assert_near(tensors(found), stacked(lambda *state: call(one, *state), *of_one))
 
 
 @strictly

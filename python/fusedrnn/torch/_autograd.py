@@ -54,7 +54,7 @@ class Call:
     @property
     def width(self) -> int:
         """The last dimension of y."""
-        return self.network.directions * self.network.hidden_size
+        return self.network.directions * self.network.output_size
 
     def arguments(self) -> tuple[Any, ...]:
         """Return the last arguments of the operators, from `lengths` on."""

@@ -139,6 +139,7 @@ def _outputs(call: Call, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]
             dropout=call.dropout if call.drops else 0.0,
             bidirectional=network.bidirectional,
             **options,
+            **({"proj_size": network.proj_size} if network.proj_size > 0 else {}),
         )
     x, states, weights = tensors[0], tensors[1 : 1 + call.states], tensors[1 + call.states :]
     assert x is not None

@@ -125,8 +125,6 @@ class RecurrentLayer:
     # The direct way
 
     def _network(self) -> Network:
-        if self.proj_size > 0:
-            raise Unsupported("a projection (proj_size)")
         return network_of(
             CELLS[self.mode],
             self.input_size,
@@ -134,6 +132,7 @@ class RecurrentLayer:
             self.num_layers,
             self.bidirectional,
             self.bias,
+            self.proj_size,
         )
 
     def _weights(self) -> Sequence[Any]:
@@ -239,8 +238,6 @@ class RecurrentLayer:
         dtype = weights[0].dtype
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
             return "autocast to another dtype than bfloat16"
-        if self.proj_size > 0:
-            return "a projection (proj_size)"
         if dtype not in (torch.float32, torch.float64):
             return f"parameters of {dtype}, not float32 or float64"
         if any(w.dtype != dtype or w.device.type != "cpu" for w in weights):
@@ -258,18 +255,20 @@ class RecurrentLayer:
             return None
         if len(parts) != (2 if self.mode == "LSTM" else 1):
             return "hx isn't two tensors"
-        shape = [self.num_layers * (2 if self.bidirectional else 1), self.hidden_size]
+        leading = [self.num_layers * (2 if self.bidirectional else 1)]
         if packed_input:
-            shape.insert(1, parts[0].size(1))
+            leading.append(parts[0].size(1))
         elif x.dim() == 3:
-            shape.insert(1, x.size(0 if self.batch_first else 1))
-        return None if all(list(p.shape) == shape for p in parts) else "hx of the wrong shape"
+            leading.append(x.size(0 if self.batch_first else 1))
+        widths = (self.proj_size or self.hidden_size, self.hidden_size)
+        fits = all(list(p.shape) == [*leading, n] for p, n in zip(parts, widths, strict=False))
+        return None if fits else "hx of the wrong shape"
 
     def _by_operator(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        states = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        states: Sequence[Any] = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
         if packed_input:
             states = [permuted(part, input.sorted_indices) for part in states]
         casts = self._casts(packed_input, weights[0].dtype)

@@ -56,9 +56,19 @@ def _network(
 ) -> Network:
     """Return the network that the weights' shapes and number describe."""
     per_layer = len(weights) // (num_layers * (2 if bidirectional else 1))
-    # The sizes are numbers also where a trace makes symbols of them.
-    sizes = int(x.shape[-1]), int(weights[1].shape[1])
-    return network_of(cell, *sizes, num_layers, bidirectional, per_layer == 4)
+    # weight_ih, weight_hh, perhaps bias_ih and bias_hh, perhaps weight_hr. Their sizes are numbers
+    # also where a trace makes symbols of them.
+    bias, projects = per_layer >= 4, per_layer % 2 == 1
+    rows, outputs = map(int, weights[1].shape)
+    return network_of(
+        cell,
+        int(x.shape[-1]),
+        rows // CELLS[cell][0],
+        num_layers,
+        bidirectional,
+        bias,
+        outputs if projects else 0,
+    )
 
 
 def _call(
@@ -132,6 +142,9 @@ def _rnn_train(
     _check_steps(x, call)
     packed = packed_weights(network, weights)
     y, last, reserve = _autograd.forward(packed, call, as_array(x), [as_array(p) for p in hx])
+    if lengths is not None:  # what an operator returns must be a function of its arguments
+        row = packed.reserve_row(call.drops)
+        reserve[int(lengths.sum()) * row : math.prod(x.shape[:-1]) * row] = 0
     return (*_results(y, last), torch.from_numpy(reserve))
 
 
@@ -174,17 +187,17 @@ def _rnn_backward(
 def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     _, batch_sizes, _, cell, num_layers, bidirectional, batch_first, _ = rest
     directions = 2 if bidirectional else 1
-    hidden = weights[1].shape[1]
+    outputs, hidden = weights[1].shape[1], weights[1].shape[0] // CELLS[cell][0]
     if batch_sizes is not None:
-        y = x.new_empty(x.shape[0], directions * hidden)
+        y = x.new_empty(x.shape[0], directions * outputs)
         # Without a state the batch is a value of batch_sizes: no size of a tensor.
         batch = hx[0].shape[1] if len(hx) > 0 else torch.library.get_ctx().new_dynamic_size()
     else:
         batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
-        y = x.new_empty(steps, batch, directions * hidden)
+        y = x.new_empty(steps, batch, directions * outputs)
         y = y.transpose(0, 1) if batch_first else y
-    h = x.new_empty(num_layers * directions, batch, hidden)
-    return y, h, torch.empty_like(h) if CELLS[cell][1] == 2 else x.new_empty(0)
+    h = x.new_empty(num_layers * directions, batch, outputs)
+    return y, h, h.new_empty(*h.shape[:2], hidden) if CELLS[cell][1] == 2 else x.new_empty(0)
 
 
 def _fake_rnn_train(

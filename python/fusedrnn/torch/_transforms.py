@@ -122,7 +122,8 @@ def folded(operator: Callable[..., Any]) -> Callable[..., Any]:
         x, hx, weights, lengths, batch_sizes, key, *rest = arguments
         x_dim, hx_dims, weight_dims, lengths_dim, _, key_dim, *_ = in_dims
         if batch_sizes is not None or any(d is not None for d in (key_dim, *weight_dims)):
-            return each(operator)(info, in_dims, *arguments)
+            found: tuple[Any, Any] = each(operator)(info, in_dims, *arguments)
+            return found
         axis = 0 if rest[3] else 1  # of the batch, in x and y
         size = info.batch_size
 

@@ -60,9 +60,10 @@ def network_of(
     num_layers: int,
     bidirectional: bool,
     bias: bool,
+    proj_size: int = 0,
 ) -> Network:
     """Return the one object for these sizes: entries are found by its identity."""
-    return Network(cell, input_size, hidden_size, num_layers, bidirectional, bias)
+    return Network(cell, input_size, hidden_size, num_layers, bidirectional, bias, proj_size)
 
 
 def as_array(tensor: Tensor) -> Array:

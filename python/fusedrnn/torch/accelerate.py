@@ -158,8 +158,6 @@ def _class_for(module: Any) -> type[Any]:
     target = kind if issubclass(kind, (RecurrentLayer, RecurrentCell)) else ACCELERATED.get(kind)
     if target is None:
         raise Unsupported(f"{kind.__module__}.{kind.__qualname__} is a class of its own")
-    if getattr(module, "proj_size", 0) > 0:
-        raise Unsupported("a projection (proj_size)")
     check_tensors(list(module.parameters()))
     return target
 
