@@ -37,17 +37,23 @@ def wait(pid):
 """
 
 
-def run(
-    script: str, *arguments: str, limit=60, **environment: str | None
-) -> subprocess.CompletedProcess:
-    """Run a script in a new process; an environment variable that is None is removed."""
+def environment(**changes: str | None) -> dict[str, str]:
+    """The variables of a new process, which imports what this one does; None removes one."""
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for name in ("FUSEDRNN_NUM_THREADS", "OMP_NUM_THREADS", "FUSEDRNN_ISA"):
-        environment.setdefault(name, None)
-    for name, value in environment.items():
+        changes.setdefault(name, None)
+    for name, value in changes.items():
         variables.pop(name, None)
         if value is not None:
             variables[name] = value
+    return variables
+
+
+def run(
+    script: str, *arguments: str, limit=60, **changes: str | None
+) -> subprocess.CompletedProcess:
+    """Run a script in a new process; an environment variable that is None is removed."""
+    variables = environment(**changes)
     command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(script), *arguments]
     return subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=limit, check=False

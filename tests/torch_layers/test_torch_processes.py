@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
 import subprocess
 import sys
 import textwrap
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +43,35 @@ def test_workers_that_are_forked():
     )
     assert torch.equal(torch.cat(list(loader)), want)
     layer(torch.randn(11, 2, 5))[0].sum().backward()  # and the parent goes on
+
+
+def train(kind):
+    """The parameters after some updates, the same wherever it runs."""
+    torch.manual_seed(1)
+    with fusedrnn.torch.strict():
+        layer = kind(5, 7, 2)
+        optimizer = torch.optim.Adam(layer.parameters())
+        for _ in range(5):
+            optimizer.zero_grad()
+            layer(torch.randn(11, 3, 5))[0].square().mean().backward()
+            optimizer.step()
+    return [p.detach().numpy() for p in layer.parameters()]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_training_in_a_worker(method):
+    want = [train(kind) for kind in LAYERS]
+    with concurrent.futures.ProcessPoolExecutor(
+        1,
+        multiprocessing.get_context(method),
+        torch.set_num_threads,  # torch's own pool doesn't survive a fork
+        (1,),
+    ) as pool:
+        found = list(pool.map(train, LAYERS, timeout=100))
+    for layer, wanted in zip(found, want, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(layer, wanted, strict=True))
 
 
 @pytest.mark.usefixtures("strict")
