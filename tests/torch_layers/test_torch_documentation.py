@@ -13,6 +13,7 @@ import torch
 
 import fusedrnn.torch
 
+README = Path(__file__).parents[2] / "README.md"
 FOLDER = Path(fusedrnn.torch.__file__).parent
 MODULES = ["fusedrnn.torch"] + [
     f"fusedrnn.torch.{path.stem}" for path in sorted(FOLDER.glob("*.py")) if path.stem != "__init__"
@@ -35,6 +36,21 @@ def test_examples_are_where_people_look():
     for name, value in PUBLIC.items():
         if name not in ("NotAccelerated", "Report", "restore"):  # accelerate's shows them
             assert ">>>" in value.__doc__, name
+
+
+def test_the_readme(capsys):
+    text = README.read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if "import torch" in block]
+    names: dict = {"__name__": "readme"}
+    with fusedrnn.torch.strict():
+        exec(compile(block, str(README), "exec"), names)
+    assert capsys.readouterr().out == "1: accelerated\n"
+    assert names["model"][1].weight_hh_l0.grad.any()
+    found = set(re.findall(r"`fusedrnn\.torch\.(\w+)", text))
+    assert found and found <= {*PUBLIC}
+    for path in re.findall(r"`python (examples/\w+\.py)", text):
+        assert (README.parent / path).is_file()
 
 
 def sections(value: object) -> set[str]:
