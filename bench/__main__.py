@@ -39,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
         help=", ".join(cases.MODES),
     )
     p.add_argument(
+        "--call",
+        **some,
+        choices=cases.CALLS,
+        default=list(cases.CALLS),
+        help=", ".join(cases.CALLS) + ": fusedrnn's layers by arrays, or by torch's modules",
+    )
+    p.add_argument(
         "--threads",
         nargs="+",
         type=thread_count,
@@ -78,28 +85,30 @@ def thread_count(text: str) -> int:
     return number
 
 
-def plan(options: argparse.Namespace) -> dict[cases.Case, list[str]]:
-    """Return the cases to run, and with whom."""
-    peers = [baselines.OURS, *options.peers]
-    make = cases.quick if options.quick else cases.grid
-    planned = {c: peers for c in make(options.cell, options.dtype) if c.mode in options.mode}
-    if options.quick or options.no_scaling or "lstm" not in options.cell:
-        return planned
-    rivals = [peer for peer in peers if peer != "reference"]
-    for name, line in cases.scaling(options.dtype).items():
-        for case in line:
-            if case.mode in options.mode:
-                planned.setdefault(case, peers[:1] if name == "train long" else rivals)
-    return planned
+def plan(options: argparse.Namespace, peers: Sequence[str]) -> dict[cases.Case, list[str]]:
+    """Return the cases to run, and who takes part, of those peers that there are."""
+    everyone = [baselines.OURS, *peers]
+    sizes = options.cell, options.dtype
+    planned = {c: everyone for c in (cases.quick if options.quick else cases.grid)(*sizes)}
+    if not options.quick and not options.no_scaling and "lstm" in options.cell:
+        rivals = [peer for peer in everyone if peer != "reference"]
+        for name, line in cases.scaling(options.dtype).items():
+            for case in line:
+                planned.setdefault(case, everyone[:1] if name == "train long" else rivals)
+    if "torch" in peers:
+        modules = cases.quick_modules if options.quick else cases.modules
+        planned |= {c: [baselines.OURS, "torch"] for c in modules(*sizes)}
+    return {
+        c: wanted
+        for c, wanted in planned.items()
+        if c.mode in options.mode and c.call in options.call
+    }
 
 
 def run(options: argparse.Namespace, command: str) -> Run:
     """Measure everything."""
     peers = available(options.peers)
-    planned = {
-        case: [p for p in wanted if p in (baselines.OURS, *peers)]
-        for case, wanted in plan(options).items()
-    }
+    planned = plan(options, peers)
     if not planned:
         raise SystemExit("bench: there are no such cases")
     in_grid = {*cases.grid(options.cell, options.dtype), *cases.quick(options.cell, options.dtype)}

@@ -9,6 +9,9 @@ from fusedrnn import reference
 
 CELLS = ("lstm", "gru", "rnn_tanh")
 MODES = ("infer", "train", "step")
+# How a layer is called: fusedrnn's own by arrays, or in the place of torch's modules.
+MODULE_CALLS = ("eager", "compiled", "packed", "pools")
+CALLS = ("arrays", *MODULE_CALLS)
 
 # B, T, H = I
 GRID = (
@@ -26,6 +29,20 @@ GRID = (
     (64, 25, 1024),
     (256, 16, 128),
 )
+# B, T, H = I of the modules' cases, by call.
+MODULE_GRID = {
+    "eager": (
+        (1, 1, 64),
+        (1, 100, 64),
+        (1, 100, 256),
+        (8, 100, 128),
+        (32, 100, 256),
+        (64, 50, 512),
+    ),
+    "compiled": ((1, 1, 64), (1, 100, 64), (8, 100, 128)),
+    "packed": ((8, 50, 128), (32, 50, 256)),
+    "pools": ((8, 100, 128), (32, 100, 256)),
+}
 SMALL_HIDDEN = (8, 16, 32, 40)  # with I = 1, B = 1, T = 2000: audio and control
 STEP_HIDDEN = (64, 256)
 # One axis at a time grows from the case in the middle.
@@ -40,7 +57,18 @@ LONG_STEPS, LONG_HIDDEN = 100_000, 32
 
 @dataclass(frozen=True)
 class Case:
-    """One layer, one direction, one way to call it."""
+    """One layer, one direction, one way to call it.
+
+    `call` says what is called: "arrays" is fusedrnn's own, the others are modules of torch, and
+    fusedrnn.torch's in their place.
+
+    ========  ====================================================================
+    eager     as they are
+    compiled  by `torch.compile`
+    packed    on a PackedSequence, of 1 to 2T - 1 steps a sequence, T on average
+    pools     as they are, each time after products of large matrices by torch
+    ========  ====================================================================
+    """
 
     cell: str
     mode: str  # infer; train: forward and all gradients; step: one call with B = T = 1
@@ -49,6 +77,7 @@ class Case:
     input: int  # I
     hidden: int  # H
     dtype: str = "float32"
+    call: str = "arrays"
 
     @property
     def gates(self) -> int:
@@ -85,7 +114,8 @@ class Case:
 
     def __str__(self) -> str:
         dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{self.cell} {self.mode} {self.shape}{dtype}"
+        call = "" if self.call == "arrays" else f" {self.call}"
+        return f"{self.cell}{call} {self.mode} {self.shape}{dtype}"
 
 
 def grid(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
@@ -97,6 +127,17 @@ def grid(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
         found += [Case(cell, "train", *shape, dtype) for shape in shapes if shape[1] > 1]
         found += [Case(cell, "step", 1, 1, h, h, dtype) for h in STEP_HIDDEN]
     return found
+
+
+def modules(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
+    """Return the cases of torch's modules."""
+    return [
+        Case(cell, mode, batch, steps, hidden, hidden, dtype, call)
+        for call, shapes in MODULE_GRID.items()
+        for cell in cells
+        for mode in ("infer", "train")
+        for batch, steps, hidden in shapes
+    ]
 
 
 def scaling(dtype: str = "float32") -> dict[str, list[Case]]:
@@ -123,4 +164,14 @@ def quick(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
             Case(cell, "train", 5, 12, 24, 24, dtype),
             Case(cell, "step", 1, 1, 24, 24, dtype),
         )
+    ]
+
+
+def quick_modules(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
+    """Return one small case for each way to call a module."""
+    return [
+        Case(cell, mode, 5, 12, 24, 24, dtype, call)
+        for call in MODULE_CALLS
+        for cell in cells
+        for mode in ("infer", "train")
     ]

@@ -192,14 +192,21 @@ def calibrate(contestant: Contestant, effort: Effort) -> tuple[int, bool]:
 
 def block(contestant: Contestant, calls: int, warm: bool) -> float:
     """Return the mean seconds of some calls, after one that brings everything into the caches."""
-    run, result = contestant.run, None
+    run, before, result, seconds = contestant.run, contestant.before, None, 0.0
     with contestant.around():
         if warm:
             result = run(0)
-        begin = time.perf_counter()
-        for i in range(calls):
-            result = run(i % INPUTS)
-        seconds = time.perf_counter() - begin
+        if before is None:
+            begin = time.perf_counter()
+            for i in range(calls):
+                result = run(i % INPUTS)
+            seconds = time.perf_counter() - begin
+        else:
+            for i in range(calls):
+                before()
+                begin = time.perf_counter()
+                result = run(i % INPUTS)
+                seconds += time.perf_counter() - begin
     del result
     return seconds / calls
 

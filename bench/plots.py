@@ -5,8 +5,9 @@ Colours are Okabe and Ito's, which the colour-blind can tell apart.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
     with mpl.rc_context(STYLE):
         for threads in sorted({r.threads for r in run.results}):
             results = [r for r in run.results if r.threads == threads]
-            for name, make in (("ratio", ratio_map), ("roofline", roofline), ("scaling", scaling)):
+            for name, make in FIGURES.items():
                 figure = make(run, results, threads)
                 if figure is not None:
                     paths.append(folder / f"{name}-{threads}.png")
@@ -82,25 +83,31 @@ def place(run: Run, threads: int) -> str:
     return f"{cpu}, {run.info['isa']}, {words}, {run.date[:10]}"
 
 
-def ratio_map(run: Run, results: Sequence[Result], threads: int) -> Any:
-    """Draw the best peer's time over ours: shapes by cells, one map for each mode."""
-    shapes = list(dict.fromkeys(shape_of(c) for c in cases.grid() if c.mode != "step"))
+def ratio_map(
+    run: Run, results: Sequence[Result], threads: int, calls: Sequence[str] = ("arrays",)
+) -> Any:
+    """Draw the best peer's time over ours: shapes by cells, one map for each call and mode."""
+    planned = [c for c in (*cases.grid(), *cases.modules()) if c.call in calls and c.mode in MODES]
+    shapes = list(dict.fromkeys(map(shape_of, planned)))
+    results = [r for r in results if r.case.call in calls]
     ratios = {
-        (r.case.mode, r.case.cell, shape_of(r.case)): r.ratio
+        (f"{r.case.call} {r.case.mode}", r.case.cell, shape_of(r.case)): r.ratio
         for r in results
         if r.ratio and shape_of(r.case) in shapes
     }
-    modes = [mode for mode in MODES if any(key[0] == mode for key in ratios)]
+    found = {f"{call} {mode}": (call, mode) for call in calls for mode in MODES}
+    maps = [name for name in found if any(key[0] == name for key in ratios)]
     cells = [cell for cell in NAMES if any(key[1] == cell for key in ratios)]
-    if not modes:
+    if not maps:
         return None
-    size = (2.4 + 0.8 * len(cells) * len(modes), 6.4)
-    figure, axes = pyplot.subplots(1, len(modes), figsize=size, squeeze=False, layout="constrained")
+    size = (2.4 + 0.8 * len(cells) * len(maps), 1.4 + 0.28 * (1 + len(shapes)))
+    figure, axes = pyplot.subplots(1, len(maps), figsize=size, squeeze=False, layout="constrained")
     norm = colors.LogNorm(1 / FULL_COLOUR, FULL_COLOUR)  # white is a tie
-    for k, mode in enumerate(modes):
-        values = [[ratios.get((mode, cell, s), math.nan) for cell in cells] for s in shapes]
+    for k, name in enumerate(maps):
+        values = [[ratios.get((name, cell, s), math.nan) for cell in cells] for s in shapes]
         draw_map(axes[0][k], np.array(values), norm)
-        axes[0][k].set_title(MODES[mode])
+        call, mode = found[name]
+        axes[0][k].set_title(MODES[mode] if call == "arrays" else f"{call}: {MODES[mode]}")
         axes[0][k].set_xticks(range(len(cells)), [NAMES[cell] for cell in cells])
         labels = [label_of(shape) for shape in shapes] + ["geometric mean"]
         axes[0][k].set_yticks(range(len(labels)), [] if k else labels)
@@ -349,3 +356,11 @@ def draw_gain(axis: Any, found: Sequence[Result], mode: str) -> None:
 def tidy(axis: Any) -> None:
     axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+FIGURES: dict[str, Callable[[Run, Sequence[Result], int], Any]] = {
+    "ratio": ratio_map,
+    "modules": functools.partial(ratio_map, calls=("eager", "compiled", "packed")),
+    "roofline": roofline,
+    "scaling": scaling,
+}

@@ -25,6 +25,9 @@ class Problem:
     ----------
     parameters : dict of arrays
         torch's names and shapes.
+    lengths : array [B], or None
+        The steps of each sequence, where a case is of packed sequences; then there are arrays of
+        2T - 1 steps where it says T here.
     inputs : list of `INPUTS` arrays [T, B, I]
     state : tuple of arrays [1, B, H], or None
         (h, c) of an LSTM, else (h,).
@@ -44,8 +47,10 @@ class Problem:
 
         shapes = reference.parameter_shapes(case.cell, case.input, case.hidden)
         self.parameters = {name: uniform(shape) for name, shape in shapes.items()}
-        self.inputs = [normal(case.steps, case.batch, case.input) for _ in range(INPUTS)]
-        self.dy = normal(case.steps, case.batch, case.hidden)
+        self.lengths = lengths_of(case) if case.call == "packed" else None
+        steps = case.steps if self.lengths is None else 2 * case.steps - 1
+        self.inputs = [normal(steps, case.batch, case.input) for _ in range(INPUTS)]
+        self.dy = normal(steps, case.batch, case.hidden)
         self._expected: dict[int, dict[str, Array]] = {}
         self.state: tuple[Array, ...] | None = None
         if case.mode != "step":
@@ -72,6 +77,17 @@ class Problem:
         return self._reference_seconds
 
 
+def lengths_of(case: Case) -> npt.NDArray[np.int64]:
+    """Return lengths in random order, uniform from 1 to 2T - 1, of T on average: B*T together.
+
+    Every length n has its counterpart 2T - n; with an odd B there is one of T.
+    """
+    rng = np.random.default_rng(11)
+    half = rng.integers(1, 2 * case.steps, case.batch // 2)
+    middle = [case.steps] * (case.batch % 2)
+    return rng.permutation(np.concatenate((half, 2 * case.steps - half, middle)).astype(np.int64))
+
+
 def solve(functions: Any, problem: Problem, i: int, parameters: Any = None) -> dict[str, Array]:
     """Return the named results of `infer`, or of `forward` and `backward`.
 
@@ -79,9 +95,10 @@ def solve(functions: Any, problem: Problem, i: int, parameters: Any = None) -> d
     """
     case, x = problem.case, problem.inputs[i]
     parameters = problem.parameters if parameters is None else parameters
+    options = {} if problem.lengths is None else {"lengths": problem.lengths}
     if case.mode != "train":
-        return named(*functions.infer(case.cell, x, parameters, problem.call_state))
-    y, state, tape = functions.forward(case.cell, x, parameters, problem.call_state)
+        return named(*functions.infer(case.cell, x, parameters, problem.call_state, **options))
+    y, state, tape = functions.forward(case.cell, x, parameters, problem.call_state, **options)
     return named(y, state, functions.backward(tape, problem.dy))
 
 

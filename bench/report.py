@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import cases
-from .baselines import OURS, PEERS, STREAM, ours
+from .baselines import ALONE, ARRAYS, DENSE, OURS, PEERS, STREAM, ours
 from .results import Result, Run
-from .targets import NAMES, RTNEURAL, TARGETS, gain_of_threads, rtneural_ratio
+from .targets import NAMES, RTNEURAL, TARGETS, gain_of_threads, over, rtneural_ratio
 
 MODES = {"infer": "Inference", "train": "Training", "step": "One step from Python"}
+MODULES = {
+    "eager": "PyTorch's modules",
+    "compiled": "PyTorch's modules by torch.compile",
+    "packed": "PyTorch's modules on packed sequences of 1 to 2T - 1 steps",
+    "pools": "PyTorch's modules after matrix products by torch",
+}
 MIB = 1 << 20
 BUSY = 0.1  # CPUs of others: above, figures on several threads mean little
 
@@ -20,11 +26,13 @@ def markdown(run: Run) -> str:
     threads = sorted({r.threads for r in run.results})
     for n in threads:
         results = [r for r in run.results if r.threads == n]
-        sections += [f"### In short, {count(n, 'thread')}", in_short(results)]
-        for title, rows in split(results).items():
+        tables = split(results)
+        for title, names in IN_SHORT.items():
+            if rows := [r for name in names for r in tables[name]]:
+                sections += [f"### {title}, {count(n, 'thread')}", in_short(rows)]
+        for title, rows in tables.items():
             if rows:
-                table = steps_table if rows[0].case.mode == "step" else cases_table
-                sections += [f"### {title}, {count(n, 'thread')}", table(rows)]
+                sections += [f"### {title}, {count(n, 'thread')}", table_of(rows)]
         if any(rtneural_ratio(r) for r in results):
             sections += [f"### Small cells, {count(n, 'thread')}", small_table(results)]
     sections += skipped_lines(run.results)
@@ -32,13 +40,28 @@ def markdown(run: Run) -> str:
     return "\n\n".join(filter(None, sections))
 
 
+IN_SHORT = {
+    "In short": (MODES["infer"], MODES["train"]),
+    "PyTorch's modules, in short": (MODULES["eager"],),
+}
+
+
 def split(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the results by table: by mode, and apart from these how an LSTM grows."""
+    """Return the results by table: by mode, apart from these how an LSTM grows, and modules."""
     growth = {c for line in cases.scaling().values() for c in line} - set(cases.grid())
-    found: dict[str, list[Result]] = {title: [] for title in (*MODES.values(), "Growth")}
+    titles = (*MODES.values(), "Growth", *MODULES.values())
+    found: dict[str, list[Result]] = {title: [] for title in titles}
     for r in results:
-        found["Growth" if r.case in growth else MODES[r.case.mode]].append(r)
+        title = MODULES.get(r.case.call, "Growth" if r.case in growth else MODES[r.case.mode])
+        found[title].append(r)
     return found
+
+
+def table_of(rows: Sequence[Result]) -> str:
+    """Return the table of results of one kind."""
+    if rows[0].case.call in MODULES:
+        return modules_table(rows)
+    return steps_table(rows) if rows[0].case.mode == "step" else cases_table(rows)
 
 
 def header(run: Run) -> str:
@@ -103,9 +126,7 @@ def contestants(results: Sequence[Result]) -> list[str]:
 
 def in_short(results: Sequence[Result]) -> str:
     """Return a line for each size: our microseconds, and in brackets how often faster that is."""
-    tables = split(results)
-    rows = [*tables[MODES["infer"]], *tables[MODES["train"]]]
-    found = {(r.case.shape, r.case.mode, r.case.cell): r for r in rows}
+    found = {(r.case.shape, r.case.mode, r.case.cell): r for r in results}
     shapes = dict.fromkeys(shape for shape, _, _ in found)
     columns = {"": list(shapes)}
     for mode, cell in dict.fromkeys((mode, cell) for _, mode, cell in found):
@@ -162,6 +183,23 @@ def steps_table(results: Sequence[Result]) -> str:
             "of the limit": [number(r.fraction) for r in results],
             **{f"{p} us": [micros(median(r, p)) for r in results] for p in peers},
             "best peer / layer": [number(r.ratio) for r in results],
+        }
+    )
+
+
+def modules_table(results: Sequence[Result]) -> str:
+    others = [n for n in contestants(results) if n != OURS]
+    return table(
+        {
+            "cell": [NAMES[r.case.cell] for r in results],
+            "mode": [r.case.mode for r in results],
+            **{letter: [str(getattr(r.case, name)) for r in results] for letter, name in SIZES},
+            "ours us": [micros(median(r, OURS)) for r in results],
+            **{f"{name} us": [micros(median(r, name)) for r in results] for name in others},
+            "torch / ours": [number(r.ratio) for r in results],
+            "beyond arrays us": [micros(r.beyond(ours(ARRAYS))) for r in results],
+            "ours / dense": [number(over(r, DENSE)) for r in results],
+            "ours / alone": [number(over(r, ALONE)) for r in results],
         }
     )
 

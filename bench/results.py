@@ -76,6 +76,11 @@ class Result:
             return None
         return self.timings[other].median / self.timings[ours].median
 
+    def beyond(self, other: str) -> float | None:
+        """Return the seconds that ours takes more than another contestant."""
+        there = self.timings.get(other)
+        return self.ours.median - there.median if self.ours and there else None
+
     def kernel(self, variant: str = "") -> float | None:
         """Return the seconds of the kernels alone in a step: those of one more layer."""
         one = self.timings.get(ours(variant))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import cases
-from .baselines import ONE_THREAD, OURS, STREAM, ours
+from .baselines import ALONE, ARRAYS, DENSE, ONE_THREAD, OURS, STREAM, ours
 from .results import Result
 
 TIE = 0.97
@@ -72,6 +72,12 @@ def grid_of(results: Sequence[Result], mode: str, cell: str = "") -> list[Result
     return [r for r in results if r.case in wanted and r.ours]
 
 
+def modules_of(results: Sequence[Result], call: str) -> list[Result]:
+    """Return those of torch's modules that are called in some way."""
+    wanted = {c for c in cases.modules() if c.call == call}
+    return [r for r in results if r.case in wanted and r.ours]
+
+
 def ratios(results: Iterable[Result]) -> list[Value]:
     return [(r.ratio, r) for r in results if r.ratio is not None]
 
@@ -90,7 +96,8 @@ def name(result: Result) -> str:
     """Return a case in few words."""
     case = result.case
     sizes = (case.batch, case.steps, case.hidden)
-    return f"{NAMES[case.cell]} {case.mode} {', '.join(map(str, sizes))}"
+    call = "" if case.call == "arrays" else f"{case.call} "
+    return f"{NAMES[case.cell]} {call}{case.mode} {', '.join(map(str, sizes))}"
 
 
 def outcome(text: str, met: bool, missing: int) -> Outcome:
@@ -285,6 +292,51 @@ def long_sequence() -> Target:
     return Target(f"a sequence of T = {cases.LONG_STEPS:,} trains", "right gradients", judge)
 
 
+def no_module_slower(call: str) -> Target:
+    def judge(results: Sequence[Result]) -> Outcome:
+        total = sum(c.call == call for c in cases.modules())
+        return worst(ratios(modules_of(results, call)), TIE, total)
+
+    return Target(f"no module slower than torch's: {call}", f">= 1.0 ({TIE} is a tie)", judge)
+
+
+def module_overhead(mode: str, bound: float) -> Target:
+    """Judge what a module's call takes beyond the same by arrays, where little else is done."""
+
+    def judge(results: Sequence[Result]) -> Outcome:
+        found = [
+            (1e6 * seconds, r)
+            for r in modules_of(results, "eager")
+            if r.case.mode == mode
+            and r.case.steps == 1
+            and (seconds := r.beyond(ours(ARRAYS))) is not None
+        ]
+        return worst(found, bound, len(cases.CELLS), least=False)
+
+    return Target(f"a module's call beyond the call by arrays (us): {mode}", f"<= {bound:g}", judge)
+
+
+def module_against(call: str, variant: str, text: str, bound: float) -> Target:
+    """Judge a module's time over that of a variant."""
+
+    def judge(results: Sequence[Result]) -> Outcome:
+        found = [
+            (factor, r)
+            for r in modules_of(results, call)
+            if (factor := over(r, variant)) is not None
+        ]
+        total = sum(c.call == call for c in cases.modules())
+        return worst(found, bound, total, least=False)
+
+    return Target(text, f"<= {bound:.2f}", judge)
+
+
+def over(result: Result, variant: str) -> float | None:
+    """Return our time over that of a variant of ours."""
+    ratio = result.against(ours(variant))
+    return 1 / ratio if ratio else None
+
+
 GEOMETRIC = {
     "infer": {"lstm": 1.35, "gru": 1.5, "rnn_tanh": 1.6},
     "train": {"lstm": 1.6, "gru": 3.5, "rnn_tanh": 3.0},
@@ -310,4 +362,11 @@ TARGETS = (
     linear("steps"),
     linear("batch"),
     long_sequence(),
+    no_module_slower("eager"),
+    no_module_slower("compiled"),
+    no_module_slower("packed"),
+    module_overhead("infer", 5),
+    module_overhead("train", 20),
+    module_against("packed", DENSE, "packed sequences against as many steps of one length", 1.2),
+    module_against("pools", ALONE, "a call after torch's matrix products against one alone", 1.1),
 )

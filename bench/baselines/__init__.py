@@ -25,6 +25,9 @@ RIVALS = ("torch", "onnxruntime", "openvino")
 # Layers in a stack of ours: one step of it tells the time of the kernels from that of the call.
 STACK = 3
 STREAM, ONE_THREAD, STACKED = "stream", "1 thread", f"{STACK} layers"  # variants of ours
+# Variants beside a module: what isn't torch, sequences that are padded, as many steps in sequences
+# of one length, and no other work before the call.
+ARRAYS, LENGTHS, DENSE, ALONE = "arrays", "lengths", "dense", "alone"
 
 
 def ours(*variant: str) -> str:
@@ -52,6 +55,8 @@ class Contestant:
         Returns a context for a block of calls, which is not timed: settings of the process.
     poisoned : callable, optional
         `run` into arrays full of NaN, where the peer can be given arrays; verified, not timed.
+    before : callable, optional
+        Called before each call that is timed, and not timed itself.
     reset : callable
         Called before each run that is verified, where calls depend on those before.
     expected : callable, optional
@@ -63,6 +68,7 @@ class Contestant:
     arrays: Callable[[Any], dict[str, Array]]
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     poisoned: Callable[[int], Any] | None = None
+    before: Callable[[], None] | None = None
     reset: Callable[[], None] = lambda: None
     expected: Callable[[int], dict[str, Array]] | None = None
 

@@ -13,7 +13,17 @@ from fusedrnn import functional, reference
 
 from ..cases import Case
 from ..problem import Array, Problem, named
-from . import ONE_THREAD, STACK, STACKED, STREAM, Contestant, ours
+from . import (
+    ARRAYS,
+    ONE_THREAD,
+    OURS,
+    STACK,
+    STACKED,
+    STREAM,
+    Contestant,
+    Unsupported,
+    ours,
+)
 
 LAYERS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "lstm": (fusedrnn.LSTM, {}),
@@ -26,11 +36,28 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
 def prepare(problem: Problem, threads: int) -> list[Contestant]:
     """Return the call of a layer; on several threads also on one; as a step also the stream."""
     case = problem.case
+    if case.call != "arrays":
+        return modules(problem, threads)
     if case.mode == "step":
         return steps(problem, threads)
     make = training if case.mode == "train" else inference
     alone = [make(ours(ONE_THREAD), problem, 1)] if threads > 1 else []
     return [make(ours(), problem, threads), *alone]
+
+
+def modules(problem: Problem, threads: int) -> list[Contestant]:
+    """Return fusedrnn.torch's modules, and what else stands beside them."""
+    try:
+        import fusedrnn.torch
+
+        from . import modules
+    except ImportError as error:
+        raise Unsupported(f"not installed ({error})") from None
+    found = modules.prepare(OURS, fusedrnn.torch, problem, on_threads(threads))
+    if problem.case.call == "eager":
+        make = training if problem.case.mode == "train" else inference
+        found.append(make(ours(ARRAYS), problem, threads))
+    return found
 
 
 def on_threads(threads: int) -> Callable[[], contextlib.AbstractContextManager[None]]:

@@ -1,0 +1,151 @@
+"""torch's layers, or fusedrnn's in their place, called in every way that a case may say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..problem import Array, Problem, by_state
+from . import ALONE, DENSE, LENGTHS, OURS, Contestant
+
+LAYERS: dict[str, tuple[str, dict[str, str]]] = {
+    "lstm": ("LSTM", {}),
+    "gru": ("GRU", {}),
+    "rnn_tanh": ("RNN", {}),
+    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
+}
+PRODUCTS, PRODUCT_SIZE = 4, 512  # torch's work before a call, in the cases of two pools: 1 GFLOP
+
+Around = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def prepare(
+    name: str, library: Any, problem: Problem, around: Around = contextlib.nullcontext
+) -> list[Contestant]:
+    """Return the calls of `library`'s layer: torch.nn or fusedrnn.torch."""
+    case = problem.case
+    layer = layer_of(library, problem)
+    if case.call == "compiled":
+        forget_compiled(problem)
+        return [call_of(name, torch.compile(layer, dynamic=False), problem, around)]
+    found = call_of(name, layer, problem, around)
+    if case.call == "pools":
+        alone = dataclasses.replace(found, name=f"{name}:{ALONE}")
+        return [dataclasses.replace(found, before=products()), alone]
+    if case.call == "packed" and name == OURS:
+        lengths = torch.from_numpy(problem.lengths)
+        padded = call_of(f"{name}:{LENGTHS}", layer, problem, around, lengths=lengths)
+        even = Problem(dataclasses.replace(case, call="eager"))
+        dense = call_of(f"{name}:{DENSE}", layer_of(library, even), even, around)
+        return [found, padded, dataclasses.replace(dense, expected=even.expected)]
+    return [found]
+
+
+def layer_of(library: Any, problem: Problem) -> Any:
+    case = problem.case
+    kind, options = LAYERS[case.cell]
+    layer = getattr(library, kind)(
+        case.input, case.hidden, dtype=getattr(torch, case.dtype), **options
+    )
+    layer.load_state_dict({name: torch.from_numpy(p) for name, p in problem.parameters.items()})
+    return layer
+
+
+@functools.lru_cache(maxsize=1)
+def forget_compiled(problem: Problem) -> None:
+    """Forget the graphs of other problems, of which torch keeps few. Those of this one stay."""
+    torch._dynamo.reset()
+
+
+def products() -> Callable[[], None]:
+    """Return products of large matrices, which all of torch's threads work on."""
+    a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE)
+    out = torch.empty_like(a)
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(PRODUCTS):
+                torch.mm(a, b, out=out)
+
+    return run
+
+
+def call_of(name: str, layer: Any, problem: Problem, around: Around, **options: Any) -> Contestant:
+    """Return a call on x, or on the packed sequence of x where there are lengths.
+
+    In training one parameter is another one in each call, as after a step of an optimizer, but by
+    the smallest difference that a number can have.
+    """
+    case = problem.case
+    packed = problem.lengths is not None and not options
+    training, steps = case.mode == "train", len(problem.dy)
+    given = [sequence(problem, x, packed, training) for x in problem.inputs]
+    state = [torch.from_numpy(s).requires_grad_(training) for s in problem.state or ()]
+    first = None if not state else state[0] if len(state) == 1 else tuple(state)
+
+    @contextlib.contextmanager
+    def for_inference() -> Iterator[None]:
+        with around(), torch.inference_mode():
+            yield
+
+    def infer(i: int) -> Any:
+        return layer(given[i], first, **options)
+
+    def outputs(result: Any) -> dict[str, Array]:
+        y, last = result
+        tensors: dict[str, Any] = {
+            "y": unpacked(tensor_of(y), given[0], steps),
+            **by_state("", last),
+        }
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+    if not training:
+        return Contestant(name, infer, outputs, for_inference)
+
+    dy = tensor_of(sequence(problem, problem.dy, packed, False))
+    parameters = list(layer.parameters())
+    weight = parameters[0].detach().numpy()
+    versions = [weight[0, 0], np.nextafter(weight[0, 0], weight.dtype.type(2))]
+
+    def train(i: int) -> Any:
+        weight[0, 0] = versions[i]
+        y, last = layer(given[i], first, **options)
+        wanted = [tensor_of(given[i]), *state, *parameters]
+        return (y, last), torch.autograd.grad(tensor_of(y), wanted, dy)
+
+    def gradients(result: Any) -> dict[str, Array]:
+        forward, (dx, *others) = result
+        names = [*("dh", "dc")[: len(state)], *(f"d_{name}" for name in problem.parameters)]
+        found = {name: g.numpy() for name, g in zip(names, others, strict=True)}
+        return outputs(forward) | {"dx": unpacked(dx, given[0], steps).numpy()} | found
+
+    return Contestant(name, train, gradients, around)
+
+
+def sequence(problem: Problem, array: Array, packed: bool, training: bool) -> Any:
+    """Return [T, B, .] as a tensor, or packed by the problem's lengths."""
+    tensor = torch.from_numpy(array)
+    if not packed:
+        return tensor.requires_grad_(training)
+    lengths = torch.from_numpy(problem.lengths)
+    data, *rest = pack_padded_sequence(tensor, lengths, enforce_sorted=False)
+    return PackedSequence(data.requires_grad_(training), *rest)
+
+
+def tensor_of(value: Any) -> Any:
+    """Return the tensor that a sequence is, or that of the packed one."""
+    return value.data if isinstance(value, PackedSequence) else value
+
+
+def unpacked(tensor: Any, like: Any, steps: int) -> Any:
+    """Return the sequences in a tensor as [T, B, .], with zeros past their ends."""
+    if not isinstance(like, PackedSequence):
+        return tensor
+    return pad_packed_sequence(PackedSequence(tensor, *like[1:]), total_length=steps)[0]
