@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from bench import cases, limits
-from bench.baselines import ONE_THREAD, OURS, STACK, STACKED, STREAM, ours
+from bench.baselines import (
+    ALONE,
+    ARRAYS,
+    DENSE,
+    ONE_THREAD,
+    OURS,
+    STACK,
+    STACKED,
+    STREAM,
+    ours,
+)
 from bench.results import Memory, Result, Run, Timing
+from bench.targets import TARGETS
 
 PEAK, BANDWIDTH = 100e9, 100e9  # of one thread
 RATE = 95e9  # ours, in FLOP/s of one thread
 CALL, STREAM_CALL = 1.0e-6, 0.5e-6  # what a step costs beyond its kernels
+MODULE_CALL = 4e-6  # what a module's call costs beyond the same by arrays
+# A variant's time over ours.
+VARIANTS = {"packed": (DENSE, 1 / 1.15), "pools": (ALONE, 1 / 1.05)}
 
 
 def timing(seconds, spread=0.01):
@@ -30,6 +44,11 @@ def made_up(case, threads=1, *, rate=RATE, peers=None, gain=1.9, spread=0.01, **
             for stacked, layers in (("", 1), (STACKED, STACK))
         }
     best = timings[OURS].median
+    if case.call == "eager":
+        timings[ours(ARRAYS)] = timing(best - MODULE_CALL)
+    if case.call in VARIANTS:
+        variant, factor = VARIANTS[case.call]
+        timings[ours(variant)] = timing(best * factor)
     peers = {"torch": 4.0, "onnxruntime": 2.0} if peers is None else peers
     timings |= {peer: timing(best * factor) for peer, factor in peers.items()}
     bandwidth = dict.fromkeys(limits.sizes(case, threads), BANDWIDTH * machine_gain)
@@ -57,11 +76,16 @@ def made_up(case, threads=1, *, rate=RATE, peers=None, gain=1.9, spread=0.01, **
 
 
 def everything(threads=(1, 2), **options):
-    """A result for each case of the grid and of its growth."""
-    planned = dict.fromkeys(
-        [*cases.grid(), *(c for line in cases.scaling().values() for c in line)]
-    )
+    """A result for each case of the grid, of its growth and of torch's modules."""
+    growth = (c for line in cases.scaling().values() for c in line)
+    planned = dict.fromkeys([*cases.grid(), *growth, *cases.modules()])
     return [made_up(case, n, **options) for n in threads for case in planned]
+
+
+def judge(name, found):
+    """The outcome of the target whose name begins so."""
+    (target,) = (t for t in TARGETS if t.name.startswith(name))
+    return target.judge(found)
 
 
 def run_of(results):

@@ -17,7 +17,7 @@ from bench.baselines import OURS
 from bench.cases import Case
 from bench.problem import Problem
 from bench.targets import TARGETS
-from bench_results import everything, made_up, run_of, timing
+from bench_results import everything, judge, made_up, run_of, timing
 from fusedrnn import functional, reference
 
 SMALL = Case("lstm", "train", 3, 4, 5, 6)
@@ -258,11 +258,6 @@ def test_targets_that_are_met():
     assert {two[n] for n in threads} == {"yes"}
 
 
-def judge(name, found):
-    (target,) = (t for t in TARGETS if t.name.startswith(name))
-    return target.judge(found)
-
-
 def test_one_slow_case_misses_the_target_and_is_named():
     found = everything([1])
     slow = made_up(Case("gru", "infer", 8, 100, 128, 128), peers={"torch": 0.5, "openvino": 3.0})
@@ -397,7 +392,7 @@ def test_plots(tmp_path):
     from bench import plots
 
     drawn = plots.draw(run_of(everything()), tmp_path)
-    names = {f"{name}-{n}.png" for name in ("ratio", "roofline", "scaling") for n in (1, 2)}
+    names = {f"{name}-{n}.png" for name in plots.FIGURES for n in (1, 2)}
     assert {path.name for path in drawn} == names
     assert all(path.stat().st_size > 10_000 for path in drawn)
     assert plots.draw(run_of([made_up(SMALL)]), tmp_path) == []
