@@ -110,6 +110,46 @@ def test_a_wrong_module_is_caught(torch, monkeypatch, call, mode):
     assert all("relative error" in mistake for mistake in result.wrong.values())
 
 
+def test_a_call_that_torch_computes_is_caught(torch, monkeypatch):
+    import fusedrnn.torch
+
+    def refuse(*arguments):
+        raise ValueError("not today")
+
+    monkeypatch.setattr(fusedrnn.torch._layer, "packed_weights", refuse)
+    case = dataclasses.replace(SMALL, call="eager")
+    result = measure.measure(case, [OURS, "torch"], 1, measure.QUICK)
+    assert "NotAccelerated('GRU: not today')" in result.wrong[OURS]
+    assert not {OURS} & {*result.timings} and "torch" in result.timings
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's, of its own making
+def test_a_call_that_leaves_the_graph_is_caught(torch, monkeypatch):
+    import fusedrnn.torch
+
+    def obstacle(*arguments):
+        torch._dynamo.graph_break()
+
+    monkeypatch.setattr(fusedrnn.torch._layer.RecurrentLayer, "_obstacle", obstacle)
+    case = dataclasses.replace(SMALL, call="compiled")
+    result = measure.measure(case, [OURS], 1, measure.QUICK)
+    assert "graph_break" in result.wrong[OURS] and not result.timings
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("peers", [[OURS, "torch"], ["torch", OURS]])
+def test_what_torch_cannot_compile_leaves_ours_compiled(torch, monkeypatch, peers):
+    import fusedrnn.torch
+
+    def eager(*arguments):
+        raise AssertionError("not compiled")
+
+    monkeypatch.setattr(fusedrnn.torch._layer.RecurrentLayer, "_by_kernels", eager)
+    case = dataclasses.replace(SMALL, call="compiled", mode="infer")
+    result = measure.measure(case, peers, 1, measure.QUICK)
+    assert not result.wrong and set(result.timings) == {OURS, "torch"}
+
+
 def test_training_packs_new_parameters_in_each_call(torch, monkeypatch):
     true, packed = _network.Network.pack, []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,12 +28,15 @@ Around = Callable[[], contextlib.AbstractContextManager[Any]]
 def prepare(
     name: str, library: Any, problem: Problem, around: Around = contextlib.nullcontext
 ) -> list[Contestant]:
-    """Return the calls of `library`'s layer: torch.nn or fusedrnn.torch."""
+    """Return the calls of `library`'s layer: torch.nn or fusedrnn.torch.
+
+    Ours may not take torch's path, nor leave the compiled graph: that would be timed as ours.
+    """
     case = problem.case
     layer = layer_of(library, problem)
     if case.call == "compiled":
-        forget_compiled(problem)
-        return [call_of(name, torch.compile(layer, dynamic=False), problem, around)]
+        call = compiled(layer, fullgraph=name == OURS)
+        return [call_of(name, layer, problem, around, call)]
     found = call_of(name, layer, problem, around)
     if case.call == "pools":
         alone = dataclasses.replace(found, name=f"{name}:{ALONE}")
@@ -55,13 +57,21 @@ def layer_of(library: Any, problem: Problem) -> Any:
         case.input, case.hidden, dtype=getattr(torch, case.dtype), **options
     )
     layer.load_state_dict({name: torch.from_numpy(p) for name, p in problem.parameters.items()})
+    layer.strict = True  # of fusedrnn.torch; torch.nn's don't know it
     return layer
 
 
-@functools.lru_cache(maxsize=1)
-def forget_compiled(problem: Problem) -> None:
-    """Forget the graphs of other problems, of which torch keeps few. Those of this one stay."""
-    torch._dynamo.reset()
+def compiled(layer: Any, fullgraph: bool) -> Callable[..., Any]:
+    """Return what torch.compile makes of a layer, for the sizes of its calls alone."""
+
+    def call(x: Any, hx: Any) -> Any:
+        return layer(x, hx)
+
+    # torch.compile keeps what it made, a few results, by code; and for code where it once gave up,
+    # as on torch.nn's layers, it does no more. So each layer is called by code of its own.
+    call.__code__ = call.__code__.replace()
+    function: Callable[..., Any] = torch.compile(call, fullgraph=fullgraph, dynamic=False)
+    return function
 
 
 def products() -> Callable[[], None]:
@@ -77,13 +87,22 @@ def products() -> Callable[[], None]:
     return run
 
 
-def call_of(name: str, layer: Any, problem: Problem, around: Around, **options: Any) -> Contestant:
-    """Return a call on x, or on the packed sequence of x where there are lengths.
+def call_of(
+    name: str,
+    layer: Any,
+    problem: Problem,
+    around: Around,
+    call: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Contestant:
+    """Return a call of the layer on x, or on the packed sequence of x where there are lengths.
+
+    `call` is what calls the layer, if not itself.
 
     In training one parameter is another one in each call, as after a step of an optimizer, but by
     the smallest difference that a number can have.
     """
-    case = problem.case
+    case, call = problem.case, call or layer
     packed = problem.lengths is not None and not options
     training, steps = case.mode == "train", len(problem.dy)
     given = [sequence(problem, x, packed, training) for x in problem.inputs]
@@ -96,7 +115,7 @@ def call_of(name: str, layer: Any, problem: Problem, around: Around, **options: 
             yield
 
     def infer(i: int) -> Any:
-        return layer(given[i], first, **options)
+        return call(given[i], first, **options)
 
     def outputs(result: Any) -> dict[str, Array]:
         y, last = result
@@ -116,7 +135,7 @@ def call_of(name: str, layer: Any, problem: Problem, around: Around, **options: 
 
     def train(i: int) -> Any:
         weight[0, 0] = versions[i]
-        y, last = layer(given[i], first, **options)
+        y, last = call(given[i], first, **options)
         wanted = [tensor_of(given[i]), *state, *parameters]
         return (y, last), torch.autograd.grad(tensor_of(y), wanted, dy)
 
