@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "../cpu/threads.h"
@@ -18,6 +20,7 @@ namespace {
 
 py::dict info() {
   py::list compiled, available, names;
+  bool borrowed = false;
   for (const Isa& isa : compiled_isas()) {
     compiled.append(isa.name);
     if (isa.available) available.append(isa.name);
@@ -29,6 +32,11 @@ py::dict info() {
   info["isa_compiled"] = compiled;
   info["isa_available"] = available;
   info["threads"] = num_threads();
+  {
+    const GilRelease release;
+    borrowed = threads_are_borrowed();
+  }
+  info["thread_pool"] = borrowed ? "OpenMP" : "own";
   info["cells"] = names;
   info["compiler"] = FUSEDRNN_COMPILER;
   return info;
@@ -228,6 +236,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   });
   m.def("info", &info);
   m.def("fingerprint", &fingerprint, py::arg("arrays"));
+  m.def(
+      "borrow_threads",
+      [](const std::optional<std::string>& library) {
+        const GilRelease release;
+        return borrow_threads(library ? library->c_str() : nullptr);
+      },
+      py::arg("library"));
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("as_array", &float_array, py::arg("object"), py::arg("name"),

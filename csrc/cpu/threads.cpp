@@ -20,6 +20,7 @@
 #endif
 
 #include "float_environment.h"
+#include "openmp.h"
 
 namespace fusedrnn {
 namespace {
@@ -160,17 +161,47 @@ void leave_cpu([[maybe_unused]] int cpu) {
 
 // One parallel region. Lives on the caller's stack, until each worker that began has lowered
 // `running`, its last touch.
-struct Job {
-  Job(ParallelTask t, void* c, std::uint64_t control)
-      : task(t), context(c), float_control(control) {}
-  ParallelTask task;
-  void* context;
-  std::uint64_t float_control;
-  int cpu = current_cpu();  // the caller's
-  std::optional<Barrier> barrier;
-  std::atomic<int> begun{0};                // workers that have taken the job
-  alignas(64) std::atomic<int> size{0};     // of the team; 0 until it is settled
-  alignas(64) std::atomic<int> running{0};  // workers not done yet
+class Job {
+ public:
+  Job(ParallelTask t, void* c) : task_(t), context_(c) {}
+
+  // The caller's part: settles the team, is its rank 0, and waits until all `workers` have
+  // finished.
+  void lead(int size, int workers) {
+    barrier_.emplace(size);
+    running_.store(workers, std::memory_order_relaxed);
+    size_.store(size, std::memory_order_release);
+    task_(context_, Team{0, size, &*barrier_});
+    wait_until([&] { return running_.load(std::memory_order_acquire) == 0; });
+  }
+
+  // A worker's part: off the caller's CPU, then its rank's work. The rank is asked for when the
+  // team is settled, and is not one of it if it's too high.
+  void leave_caller() const {
+    if (cpu_ >= 0 && cpu_ == current_cpu()) leave_cpu(cpu_);
+  }
+  template <class Rank>
+  void follow(const Rank& rank) {
+    Backoff backoff;
+    while (size() == 0) backoff.wait();
+    if (rank() >= size()) return;
+    set_float_control(float_control_);
+    task_(context_, Team{rank(), size(), &*barrier_});
+  }
+  void finish() { running_.fetch_sub(1, std::memory_order_release); }
+
+  int size() const { return size_.load(std::memory_order_acquire); }
+
+  std::atomic<int> begun{0};  // workers that have taken the job
+
+ private:
+  ParallelTask task_;
+  void* context_;
+  std::uint64_t float_control_ = float_control();
+  int cpu_ = current_cpu();  // the caller's
+  std::optional<Barrier> barrier_;
+  alignas(64) std::atomic<int> size_{0};     // of the team; 0 until it is settled
+  alignas(64) std::atomic<int> running_{0};  // workers not done yet
 };
 
 // A worker's mailbox. The caller moves it from either idle state to posted, in one atomic exchange,
@@ -191,6 +222,7 @@ struct Pool {
   int started = 0;                // workers[0, started) have a thread
   Ticks last_call = 0;
   int held_up = 0;  // points for the regions of late, see judge()
+  OpenMP openmp{};  // whose threads are borrowed; null functions where they are our own
   Worker workers[kMaxThreads - 1];
 };
 static_assert(std::is_trivially_destructible_v<Pool>);
@@ -198,9 +230,11 @@ static_assert(std::is_trivially_destructible_v<Pool>);
 constinit Pool pool;
 constinit thread_local bool inside_parallel = false;
 
-// For the child of a fork: threads don't survive one, and a thread that is gone may own the pool.
+// For the child of a fork: threads don't survive one, OpenMP doesn't start its own again, and a
+// thread that is gone may own the pool.
 void forget_workers() {
   pool.started = 0;
+  pool.openmp = {};
   pool.busy.store(false, std::memory_order_relaxed);
 }
 
@@ -229,15 +263,12 @@ void* work(void* argument) {
   inside_parallel = true;
   for (;;) {
     Job& job = await_job(worker);
-    if (job.cpu >= 0 && job.cpu == current_cpu()) leave_cpu(job.cpu);
+    job.leave_caller();
     job.begun.fetch_add(1, std::memory_order_relaxed);
-    Backoff backoff;
-    while (job.size.load(std::memory_order_acquire) == 0) backoff.wait();
-    set_float_control(job.float_control);
-    job.task(job.context, Team{worker.rank, job.size.load(), &*job.barrier});
+    job.follow([&] { return worker.rank; });
     // Idle first: the caller may post again, or leave and take the job with it, after the second.
     worker.state.store(State::kIdle, std::memory_order_relaxed);
-    job.running.fetch_sub(1, std::memory_order_release);
+    job.finish();
   }
 }
 
@@ -304,12 +335,9 @@ void judge(Ticks begin, Ticks end, Ticks waits) {
   take_care(end);
 }
 
-void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) {
+// The team on our own workers.
+void run_on_workers(Job& job, int threads, Ticks begin, Ticks patience, bool wake) {
   const int workers = grow(threads - 1);
-  Job job(task, context, float_control());
-  const Ticks begin = now();
-  const bool wake = patience > kIdleSpin || begin - pool.last_call < kSoon;
-  pool.last_call = begin;
   int posted = 0;
   // A worker that is left asleep ends the team: its ranks are consecutive.
   while (posted < workers &&
@@ -321,13 +349,46 @@ void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) 
   for (int i = 0; i < posted; ++i) {
     if (!take_back(pool.workers[i])) pool.workers[i].rank = size++;
   }
-  job.barrier.emplace(size);
-  job.running.store(size - 1, std::memory_order_relaxed);
-  job.size.store(size, std::memory_order_release);
+  job.lead(size, size - 1);
+}
+
+// The team on the threads of OpenMP. A team of its usual size: libgomp ends the threads that a
+// smaller one has no use for, and has to start them again later. Those above `threads` do nothing.
+void run_on_openmp(Job& job, int threads) {
+  struct Region {
+    Job& job;
+    int threads;
+  } region{job, threads};
+  const auto body = [](void* context) {
+    const auto [job, threads] = *static_cast<Region*>(context);
+    const int rank = pool.openmp.thread_num(), team = pool.openmp.num_threads();
+    if (rank == 0) return job.lead(std::min(threads, team), team - 1);
+    const bool nested = std::exchange(inside_parallel, true);
+    const std::uint64_t before = float_control();
+    job.leave_caller();
+    job.follow([rank] { return rank; });
+    set_float_control(before);
+    inside_parallel = nested;
+    job.finish();
+  };
+  const int usual = pool.openmp.max_threads();
+  pool.openmp.parallel(body, &region, static_cast<unsigned>(std::max(threads, usual)), 0);
+}
+
+void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) {
+  Job job(task, context);
+  const Ticks begin = now();
   const Ticks waits = long_waits.load(std::memory_order_relaxed);
-  task(context, Team{0, size, &*job.barrier});
-  wait_until([&] { return job.running.load(std::memory_order_acquire) == 0; });
-  if (size > 1) judge(begin, now(), long_waits.load(std::memory_order_relaxed) - waits);
+  const bool wake = patience > kIdleSpin || begin - pool.last_call < kSoon;
+  pool.last_call = begin;
+  if (pool.openmp.parallel == nullptr) {
+    run_on_workers(job, threads, begin, patience, wake);
+  } else if (wake) {
+    run_on_openmp(job, threads);
+  } else {
+    job.lead(1, 0);  // its threads may be asleep, and the caller must have them all
+  }
+  if (job.size() > 1) judge(begin, now(), long_waits.load(std::memory_order_relaxed) - waits);
 }
 
 }  // namespace
@@ -343,6 +404,34 @@ void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* c
     pool.busy.store(false, std::memory_order_release);
   }
   inside_parallel = nested;
+}
+
+namespace {
+
+// Owns the pool while it lives.
+class Ownership {
+ public:
+  Ownership() {
+    Backoff backoff;
+    while (pool.busy.exchange(true, std::memory_order_acquire)) backoff.wait();
+  }
+  ~Ownership() { pool.busy.store(false, std::memory_order_release); }
+  Ownership(const Ownership&) = delete;
+  Ownership& operator=(const Ownership&) = delete;
+};
+
+}  // namespace
+
+bool borrow_threads(const char* library) {
+  const OpenMP found = library == nullptr ? OpenMP{} : find_openmp(library);
+  const Ownership ownership;
+  pool.openmp = found;
+  return found.parallel != nullptr;
+}
+
+bool threads_are_borrowed() {
+  const Ownership ownership;
+  return pool.openmp.parallel != nullptr;
 }
 
 // ---- Number of threads --------------------------------------------------------------------------

@@ -75,6 +75,14 @@ class FlushDenormals {
 // happens again.
 bool careful();
 
+// From now on, and until a fork, parallel() runs on the threads of the OpenMP runtime that this
+// loaded library is linked with (see openmp.h). For null, and where there is no such runtime, it
+// runs on its own threads, and this is false. Waits for a parallel() of another thread.
+bool borrow_threads(const char* library);
+
+// Whether it does.
+bool threads_are_borrowed();
+
 // How long parallel() waits for its workers to begin, in nanoseconds.
 inline constexpr std::int64_t kAnyTime = INT64_MAX;
 
@@ -93,6 +101,9 @@ void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* c
 //
 // After fork() the child has a pool of its own. A body must not itself fork and then return in the
 // child, whose team is gone.
+//
+// On borrowed threads it waits for all of them, unless `patience` is too short to wake any: then
+// the caller is alone.
 template <class Body>
 void parallel(int threads, Body&& body, std::int64_t patience = kAnyTime) {
   using Target = std::remove_reference_t<Body>;

@@ -42,7 +42,8 @@ def info() -> dict[str, Any]:
     dict
         ``version``; ``isa``, the instruction set in use (the environment variable ``FUSEDRNN_ISA``
         forces one); ``isa_compiled`` and ``isa_available``, the sets that this build has and that
-        this machine can execute; ``threads``; ``cells``; ``compiler``.
+        this machine can execute; ``threads``; ``thread_pool``, "own", or "OpenMP" where they are
+        borrowed from torch (see `fusedrnn.torch`); ``cells``; ``compiler``.
 
     Examples
     --------

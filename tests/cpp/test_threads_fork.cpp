@@ -1,4 +1,5 @@
 // The pool in processes that fork or exit.
+#include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -10,19 +11,8 @@
 #include <cstdlib>
 #include <thread>
 
+#include "sanitizers.h"
 #include "thread_testing.h"
-
-#if defined(__has_feature)
-#define FUSEDRNN_HAS_FEATURE(x) __has_feature(x)
-#else
-#define FUSEDRNN_HAS_FEATURE(x) 0
-#endif
-#if defined(__SANITIZE_THREAD__) || FUSEDRNN_HAS_FEATURE(thread_sanitizer)
-#define FUSEDRNN_TSAN 1
-#endif
-#if defined(__SANITIZE_ADDRESS__) || FUSEDRNN_HAS_FEATURE(address_sanitizer)
-#define FUSEDRNN_ASAN 1
-#endif
 
 // ThreadSanitizer refuses to start threads in a child that a process with threads has forked
 // (its option die_after_fork), so nothing below can run under it.
@@ -87,6 +77,16 @@ TEST_CASE("fork: at any moment of another thread's calls") {
   for (int i = 0; i < 50; ++i) CHECK(holds_in_child([] { return team_size(3) == 3; }));
   stop.store(true);
   caller.join();
+}
+
+TEST_CASE("fork: a child of one that borrowed its threads has a pool of its own") {
+  const ThreadLimit limit(3);
+  REQUIRE(dlopen("libgomp.so.1", RTLD_NOW | RTLD_LOCAL) != nullptr);
+  REQUIRE(borrow_threads("libgomp.so.1"));
+  REQUIRE(team_size(3) == 3);
+  CHECK(holds_in_child([] { return team_size(3) == 3; }));
+  CHECK(team_size(3) == 3);
+  borrow_threads(nullptr);
 }
 
 TEST_CASE("exit: the process ends while its workers spin, sleep or work") {

@@ -114,6 +114,31 @@ def run(script):
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch may come without GCC's OpenMP")
+def test_the_kernels_run_on_torchs_threads():
+    program = """
+        import os
+        import fusedrnn, torch
+        print(fusedrnn.info()["thread_pool"])
+        import fusedrnn.torch
+        print(fusedrnn.info()["thread_pool"])
+        fusedrnn.set_num_threads(2)
+        torch.set_num_threads(2)
+        torch.randn(300, 300) @ torch.randn(300, 300)
+        threads = len(os.listdir("/proc/self/task"))
+        fusedrnn.torch.LSTM(64, 128)(torch.zeros(50, 32, 64))
+        print(len(os.listdir("/proc/self/task")) - threads, flush=True)
+        child = os.fork()
+        if child == 0:
+            print(fusedrnn.info()["thread_pool"], flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    result = run(program)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["own", "OpenMP", "0", "own"]
+
+
 def test_fusedrnn_alone_imports_no_torch():
     done = run("import sys, fusedrnn, fusedrnn.functional; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr

@@ -25,6 +25,8 @@ What is the same, and what is added:
   puts torch's own layers into the model that it is given.)
 - What looks for torch's exact classes, such as quantization and torch.onnx, wants them back first:
   `restore`.
+- The kernels run on torch's own threads, where torch has OpenMP: two pools would be in each other's
+  way. A forked process, such as a DataLoader's worker, has threads of its own.
 - Dropout masks come from the kernels' generator, whose key is drawn by torch's: `torch.manual_seed`
   makes them repeatable, but they are not torch's masks.
 """
@@ -32,12 +34,13 @@ What is the same, and what is added:
 from __future__ import annotations
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch as _torch
 except ImportError as error:
     raise ImportError(
         "fusedrnn.torch needs PyTorch, which isn't installed: pip install 'fusedrnn[torch]'"
     ) from error
 
+from .. import _core
 from . import _dynamo, _ops  # noqa: F401  (which registers the operators)
 from ._switches import NotAccelerated, strict, trust_version_counters
 from .accelerate import Report, accelerate, restore
@@ -63,3 +66,5 @@ for _name in __all__:  # errors and pickles name what users import
     globals()[_name].__module__ = __name__
 
 _dynamo.admit()
+
+_core.borrow_threads(_torch._C.__file__)
