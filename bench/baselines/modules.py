@@ -39,7 +39,7 @@ def prepare(
         return [call_of(name, layer, problem, around, call)]
     found = call_of(name, layer, problem, around)
     if case.call == "pools":
-        alone = dataclasses.replace(found, name=f"{name}:{ALONE}")
+        alone = dataclasses.replace(found, name=f"{name}:{ALONE}", before=products(alone=True))
         return [dataclasses.replace(found, before=products()), alone]
     if case.call == "packed" and name == OURS:
         lengths = torch.from_numpy(problem.lengths)
@@ -74,15 +74,21 @@ def compiled(layer: Any, fullgraph: bool) -> Callable[..., Any]:
     return function
 
 
-def products() -> Callable[[], None]:
-    """Return products of large matrices, which all of torch's threads work on."""
+def products(alone: bool = False) -> Callable[[], None]:
+    """Return products of large matrices, which all of torch's threads work on, or one alone.
+
+    One alone leaves the caches and the clock as all do, but no thread that spins.
+    """
     a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE)
     out = torch.empty_like(a)
+    threads = torch.get_num_threads()
 
     def run() -> None:
+        torch.set_num_threads(1 if alone else threads)
         with torch.no_grad():
             for _ in range(PRODUCTS):
                 torch.mm(a, b, out=out)
+        torch.set_num_threads(threads)
 
     return run
 
