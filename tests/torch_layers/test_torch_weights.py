@@ -224,7 +224,7 @@ def test_dead_parameters_give_up_their_memory():
     gc.collect()
     for layer in kept:
         layer(x)
-    alive = [entry for entry in _weights._entries.values() if not entry.expired()]
+    alive = [entry for entry in _weights._entries.values() if not entry.place.expired()]
     assert len(_weights._entries) == len(alive)
     storages = {layer.weight_ih_l0.data_ptr() for layer in kept}
     assert storages <= {key[1] for key in _weights._entries}
@@ -234,10 +234,10 @@ def test_entries_keep_no_parameter_alive():
     layer = fusedrnn.torch.GRU(5, 7)
     layer(torch.randn(2, 1, 5))
     (entry,) = [e for k, e in _weights._entries.items() if k[1] == layer.weight_ih_l0.data_ptr()]
-    assert not entry.expired()
+    assert not entry.place.expired()
     del layer
     gc.collect()
-    assert entry.expired()
+    assert entry.place.expired()
 
 
 def test_shared_parameters_are_packed_once(packs):

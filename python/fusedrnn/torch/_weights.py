@@ -40,6 +40,9 @@ CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_
 #: Types of tensors whose memory is what it seems to be. Subclasses may be anything.
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
+#: In bytes: it takes long to find by the contents alone that so much has changed.
+_LARGE = 1 << 20
+
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 _pointer: Callable[[Tensor], int] = Tensor.data_ptr
@@ -80,35 +83,54 @@ def _first_sentence(error: BaseException) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    packed: _core.PackedWeights
+class _Place:
+    """Where the parameters of a layer lie."""
+
+    network: Network
+    dtype: str
     arrays: list[Array]  # on the parameters' memory, which they don't keep alive
     strides: list[tuple[int, ...]]
     counts: list[int]
-    versions: list[int] | None  # None: made in inference mode, which doesn't count
-    fingerprint: int
     storages: list[StorageWeakRef]
     nbytes: int
 
-    def holds(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the contents of these tensors, at the same addresses, are those packed."""
-        trusting = trust_version_counters.enabled
-        if trusting or self.large:
-            versions = _versions(weights)
-            if versions != self.versions:
-                return False
-            if trusting and versions is not None:
-                return not self.expired()
-        return _core.fingerprint(self.arrays) == self.fingerprint
-
-    @property
-    def large(self) -> bool:
-        """Whether it takes long to find by the contents alone that they have changed."""
-        return self.nbytes > 1 << 20
+    def is_of(self, weights: Sequence[Tensor]) -> bool:
+        """Whether tensors at these addresses lie there in the same way."""
+        return (
+            self.strides == list(map(_stride, weights))
+            and self.counts == list(map(_count, weights))  # with the strides, the shapes
+        )
 
     def expired(self) -> bool:
         """Whether a parameter is gone: other tensors may stand at its address."""
         return any(storage.expired() for storage in self.storages)
+
+    def pack(self, weights: Sequence[Tensor]) -> _Entry:
+        """Return an entry of what these tensors hold now."""
+        # First what tells that they have changed: a write meanwhile must not go unseen.
+        versions, fingerprint = _versions(weights), _core.fingerprint(self.arrays)
+        parameters = dict(zip(self.network.names, self.arrays, strict=True))
+        packed = self.network.pack(parameters, self.dtype)
+        return _Entry(self, packed, versions, fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    place: _Place
+    packed: _core.PackedWeights
+    versions: list[int] | None  # None: made in inference mode, which doesn't count
+    fingerprint: int
+
+    def holds(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the contents of these tensors, at the same addresses, are those packed."""
+        trusting = trust_version_counters.enabled
+        if trusting or self.place.nbytes > _LARGE:
+            versions = _versions(weights)
+            if versions != self.versions:
+                return False
+            if trusting and versions is not None:
+                return not self.place.expired()
+        return _core.fingerprint(self.place.arrays) == self.fingerprint
 
 
 def _versions(weights: Sequence[Tensor]) -> list[int] | None:
@@ -138,13 +160,12 @@ def packed_weights(network: Network, weights: Sequence[Tensor]) -> _core.PackedW
     """
     key = (id(network), *map(_pointer, weights))
     entry = _entries.get(key)
-    if (
-        entry is not None
-        and entry.strides == list(map(_stride, weights))
-        and entry.counts == list(map(_count, weights))  # with the strides, the shapes
-        and entry.holds(weights)
-    ):
-        return entry.packed
+    if entry is not None and entry.place.is_of(weights):
+        if entry.holds(weights):
+            return entry.packed
+        if not entry.place.expired() and check_tensors(weights) == entry.place.dtype:
+            entry = _entries[key] = entry.place.pack(weights)
+            return entry.packed
     return _pack(network, weights, key)
 
 
@@ -173,27 +194,25 @@ def _pack(
     arrays = [as_array(weight) for weight in weights]
     if not all(array.flags.c_contiguous for array in arrays):  # rare: packed at every call
         return network.pack(dict(zip(network.names, arrays, strict=True)), dtype, copy=True)
-    # An entry that kept its parameters alive would keep the memory of dead models.
-    borrowed = [_Borrowed.array(array) for array in arrays]
-    entry = _Entry(
-        network.pack(dict(zip(network.names, borrowed, strict=True)), dtype),
-        borrowed,
+    place = _Place(
+        network,
+        dtype,
+        # An entry that kept its parameters alive would keep the memory of dead models.
+        [_Borrowed.array(array) for array in arrays],
         list(map(_stride, weights)),
         list(map(_count, weights)),
-        _versions(weights),
-        _core.fingerprint(borrowed),
         [StorageWeakRef(weight.untyped_storage()) for weight in weights],
-        sum(array.nbytes for array in borrowed),
+        sum(array.nbytes for array in arrays),
     )
     _sweep()
-    _entries[key] = entry
+    entry = _entries[key] = place.pack(weights)
     return entry.packed
 
 
 def _sweep() -> None:
     """Drop the entries of parameters that are gone. Needs no lock: each step is atomic."""
     for key, entry in list(_entries.items()):
-        if entry.expired():
+        if entry.place.expired():
             _entries.pop(key, None)
 
 
