@@ -495,6 +495,7 @@ int num_threads() {
 void set_num_threads(int n) {
   if (!usable(n)) throw unusable("num_threads", std::to_string(n));
   setting.store(n, std::memory_order_relaxed);
+  careful_until.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace fusedrnn

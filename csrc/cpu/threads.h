@@ -48,7 +48,7 @@ struct Team {
 // choose_num_threads(); it throws std::invalid_argument if FUSEDRNN_NUM_THREADS is unusable.
 int num_threads();
 
-// Throws std::invalid_argument unless 1 <= n <= kMaxThreads.
+// Throws std::invalid_argument unless 1 <= n <= kMaxThreads. Ends careful().
 void set_num_threads(int n);
 
 // The setting at start: FUSEDRNN_NUM_THREADS, else the first number of OMP_NUM_THREADS ("4,2"),

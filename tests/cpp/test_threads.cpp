@@ -168,7 +168,8 @@ TEST_CASE("careful: after regions that were held up, for a while, longer each ti
   CHECK(carefree_after() > Milliseconds(25));
   for (int i = 0; i < 3 && !careful(); ++i) region(Milliseconds(1));  // of short ones, two or so
   CHECK(careful());
-  carefree_after();
+  set_num_threads(2);
+  CHECK_FALSE(careful());
 }
 
 TEST_CASE("barrier: serves threads that are not the pool's") {

@@ -1,9 +1,5 @@
-// Lets a test use other numbers of threads, and puts the setting back after it. Where the pool is
-// careful, it first waits until that is over: schedules would use one thread.
+// Lets a test use other numbers of threads, and puts the setting back after it.
 #pragma once
-
-#include <chrono>
-#include <thread>
 
 #include "cpu/threads.h"
 
@@ -11,10 +7,7 @@ namespace fusedrnn {
 
 class ThreadLimit {
  public:
-  explicit ThreadLimit(int n) : before_(num_threads()) {
-    while (careful()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    set_num_threads(n);
-  }
+  explicit ThreadLimit(int n) : before_(num_threads()) { set_num_threads(n); }
   ~ThreadLimit() { set_num_threads(before_); }
   ThreadLimit(const ThreadLimit&) = delete;
   ThreadLimit& operator=(const ThreadLimit&) = delete;
