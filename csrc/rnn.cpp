@@ -82,6 +82,17 @@ Index tape_row(const Weights<T>& weights, bool dropout) {
 }
 
 template <class T>
+Index portable_tape_row(const Weights<T>& weights, bool dropout) {
+  const Frame<T> frame{weights, Problem{1, 1, dropout ? 0.5 : 0, {}}, Use::forward};
+  const Model& model = frame.model;
+  const Index padded = frame.sizes.padded_hidden, slots = frame.sizes.gates_row / padded;
+  const Index units = (frame.saves ? slots : 0) + frame.two_states + frame.projects;
+  constexpr Index widest = 64 / sizeof(T);  // a vector of AVX-512
+  const Index missing = (model.hidden + widest - 1) / widest * widest - padded;
+  return tape_row(weights, dropout) + model.layers * model.directions * units * missing;
+}
+
+template <class T>
 Tape<T> tape_at(const Weights<T>& weights, const Problem& given, const Sequence<T>& sequence,
                 T* memory) {
   const Problem problem = to_solve(given);
@@ -125,6 +136,7 @@ void backward(const Weights<T>& weights, Tape<T>& tape, const Gradients<T>& grad
   template double estimated_us(const Weights<T>&, const Problem&);                            \
   template void forward(const Weights<T>&, const Problem&, const Sequence<T>&, Tape<T>*, T*); \
   template Index tape_row(const Weights<T>&, bool);                                           \
+  template Index portable_tape_row(const Weights<T>&, bool);                                  \
   template Tape<T> tape_at(const Weights<T>&, const Problem&, const Sequence<T>&, T*);        \
   template void backward(const Weights<T>&, Tape<T>&, const Gradients<T>&);
 FUSEDRNN_INSTANTIATE(float)

@@ -141,6 +141,10 @@ void forward(const Weights<T>& weights, const Problem& problem, const Sequence<T
 template <class T>
 Index tape_row(const Weights<T>& weights, bool dropout);
 
+// The same, rounded up to a number that is the same on every machine: that of the widest vectors.
+template <class T>
+Index portable_tape_row(const Weights<T>& weights, bool dropout);
+
 // The tape that forward made with this memory, without checkpoints, found again.
 template <class T>
 Tape<T> tape_at(const Weights<T>& weights, const Problem& problem, const Sequence<T>& sequence,

@@ -237,22 +237,46 @@ def test_a_fingerprint_sees_every_change():
     assert len({first, *others}) == 1 + len(others)
 
 
-def test_a_fingerprint_is_the_same_on_every_isa():
-    code = (
-        "import numpy as np; from fusedrnn import _core;"
-        "print(_core.fingerprint([np.arange(n, dtype='f4') for n in (3, 100, 5000)]))"
-    )
-    got = set()
-    for isa in _core.info()["isa_available"]:
-        run = subprocess.run(
+def on_every_isa(code):
+    """Return what a program prints, by the ISA that it runs on."""
+    return {
+        isa: subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "FUSEDRNN_ISA": isa},
             capture_output=True,
             text=True,
             check=True,
-        )
-        got.add(run.stdout)
-    assert len(got) == 1
+        ).stdout
+        for isa in _core.info()["isa_available"]
+    }
+
+
+def test_a_fingerprint_is_the_same_on_every_isa():
+    code = (
+        "import numpy as np; from fusedrnn import _core;"
+        "print(_core.fingerprint([np.arange(n, dtype='f4') for n in (3, 100, 5000)]))"
+    )
+    assert len(set(on_every_isa(code).values())) == 1
+
+
+def test_a_portable_reserve_is_as_large_on_every_isa_and_large_enough():
+    code = """
+import numpy as np
+from fusedrnn._network import Network
+for cell, proj in (("lstm", 0), ("lstm", 1), ("gru", 0), ("rnn_tanh", 0)):
+    for dtype in ("float32", "float64"):
+        for units in (2, 7, 8, 9, 16, 24, 33):
+            network = Network(cell, 3, units, 2, units == 7, True, proj)
+            zeros = {name: np.zeros(shape, dtype) for name, shape in network.shapes()}
+            packed = network.pack(zeros, dtype)
+            for dropout in (False, True):
+                row = packed.portable_reserve_row(dropout)
+                assert row >= packed.reserve_row(dropout)
+                print(row)
+"""
+    sizes = on_every_isa(code)
+    assert len(set(sizes.values())) == 1
+    assert len(sizes["scalar"].split()) == 4 * 2 * 7 * 2
 
 
 def test_fingerprints_need_whole_arrays():

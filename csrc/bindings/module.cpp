@@ -167,6 +167,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           [](const Held<PackedWeights>& w, bool dropout) { return w->reserve_row(dropout); },
           py::arg("dropout"))
       .def(
+          "portable_reserve_row",
+          [](const Held<PackedWeights>& w, bool dropout) {
+            return w->portable_reserve_row(dropout);
+          },
+          py::arg("dropout"))
+      .def(
           "train",
           [](const Held<PackedWeights>& w, py::object x, py::object state, bool batch_first,
              double dropout, std::uint64_t seed, std::uint64_t call, py::object reserve,

@@ -141,6 +141,9 @@ class TypedWeights final : public PackedWeights {
   }
 
   Index reserve_row(bool dropout) const override { return tape_row(*weights, dropout); }
+  Index portable_reserve_row(bool dropout) const override {
+    return portable_tape_row(*weights, dropout);
+  }
 
   py::tuple train(py::handle x, py::handle state, bool batch_first, double dropout, DropoutKey key,
                   py::handle reserve, const Ends& ends) override {

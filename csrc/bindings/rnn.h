@@ -32,6 +32,8 @@ class PackedWeights : public std::enable_shared_from_this<PackedWeights> {
   // Training for a caller who keeps everything: x, state, y, and what the kernels keep besides in
   // `reserve`, of at least reserve_row elements for each row (time step and sequence) of x.
   virtual Index reserve_row(bool dropout) const = 0;
+  // At least that, and the same on every machine.
+  virtual Index portable_reserve_row(bool dropout) const = 0;
   // (y, state)
   virtual py::tuple train(py::handle x, py::handle state, bool batch_first, double dropout,
                           DropoutKey key, py::handle reserve, const Ends& ends) = 0;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,33 @@ def test_torchs_own_layers_still_break_the_graph():
     assert torch._dynamo.config.allow_rnn is False
     with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN"):
         torch.compile(torch.nn.GRU(4, 6), fullgraph=True, backend="eager")(torch.randn(5, 3, 4))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
+@pytest.mark.timeout(240)
+def test_what_is_compiled_on_one_isa_serves_another(tmp_path):
+    """Inductor keeps graphs in files, with the sizes of all results."""
+    program = """
+        import torch, fusedrnn.torch
+        torch.manual_seed(0)
+        layer = fusedrnn.torch.LSTM(5, 24, dropout=0.0)
+        x = torch.ones(7, 3, 5, requires_grad=True)
+        y, _ = torch.compile(lambda x: layer(x))(x)
+        y.square().sum().backward()
+        print(round(float(x.grad.sum()), 4))
+    """
+    results = []
+    for isa in fusedrnn.info()["isa_available"]:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
+            env={**os.environ, "FUSEDRNN_ISA": isa, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(done.stdout)
+    assert len(set(results)) == 1
 
 
 @pytest.mark.parametrize("first", ["fusedrnn.torch", "torch._dynamo"])

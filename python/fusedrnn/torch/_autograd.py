@@ -71,12 +71,23 @@ class Call:
 
 
 def forward(
-    packed: _core.PackedWeights, call: Call, x: Array, state: Sequence[Array | None]
+    packed: _core.PackedWeights,
+    call: Call,
+    x: Array,
+    state: Sequence[Array | None],
+    portable: bool = False,
 ) -> tuple[Array, Sequence[Array], Array]:
-    """Return y, the last state and the reserve."""
-    rows, width = math.prod(x.shape[:-1]), call.width
-    kept = rows * packed.reserve_row(call.drops)
+    """Return y, the last state and the reserve.
+
+    A portable reserve is a function of the arguments alone, on every machine: it has a size of its
+    own, and what the kernels don't write is 0.
+    """
+    rows, width, row = math.prod(x.shape[:-1]), call.width, packed.reserve_row(call.drops)
+    kept = rows * (packed.portable_reserve_row(call.drops) if portable else row)
     reserve = np.empty(kept + rows * width, x.dtype)
+    if portable:
+        written = rows if call.lengths is None else int(call.lengths.sum())
+        reserve[written * row : kept] = 0
     y, last = packed.train(
         x,
         state_of(state),

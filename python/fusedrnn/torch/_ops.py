@@ -141,10 +141,8 @@ def _rnn_train(
     call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
     _check_steps(x, call)
     packed = packed_weights(network, weights)
-    y, last, reserve = _autograd.forward(packed, call, as_array(x), [as_array(p) for p in hx])
-    if lengths is not None:  # what an operator returns must be a function of its arguments
-        row = packed.reserve_row(call.drops)
-        reserve[int(lengths.sum()) * row : math.prod(x.shape[:-1]) * row] = 0
+    states = [as_array(p) for p in hx]
+    y, last, reserve = _autograd.forward(packed, call, as_array(x), states, portable=True)
     return (*_results(y, last), torch.from_numpy(reserve))
 
 
@@ -215,7 +213,7 @@ def _fake_rnn_train(
 @functools.cache
 def _reserve_row(network: Network, dtype: str, dropout: bool) -> int:
     zeros = {name: np.zeros(shape, dtype) for name, shape in network.shapes()}
-    return network.pack(zeros, dtype).reserve_row(dropout)
+    return network.pack(zeros, dtype).portable_reserve_row(dropout)
 
 
 def _fake_rnn_backward(
