@@ -18,7 +18,12 @@ pytestmark = pytest.mark.usefixtures("strict")
 
 @pytest.fixture
 def packs(monkeypatch):
-    """The networks that were packed, in order."""
+    """The networks that were packed, in order, from an empty cache.
+
+    (Empty: every test draws the same weights, perhaps at the same addresses as a test before it,
+    whose packed copy would rightly serve this one's first call.)
+    """
+    monkeypatch.setattr(_weights, "_entries", {})
     found = []
     pack = _weights.Network.pack
 
