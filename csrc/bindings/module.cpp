@@ -12,6 +12,7 @@
 #include "../cpu/threads.h"
 #include "arrays.h"
 #include "gil.h"
+#include "head.h"
 #include "rnn.h"
 #include "stream.h"
 
@@ -240,6 +241,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       table[cell.name] = py::make_tuple(cell.spec.gates, cell.spec.states);
     return table;
   });
+  m.def("head_loss", &head_loss, py::arg("loss"), py::arg("y"), py::arg("weight"), py::arg("bias"),
+        py::arg("targets"), py::arg("chosen"), py::arg("weights"), py::arg("gradients"));
   m.def("info", &info);
   m.def("fingerprint", &fingerprint, py::arg("arrays"));
   m.def(

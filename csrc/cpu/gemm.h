@@ -299,4 +299,19 @@ FUSEDRNN_INLINE void transpose_into(const Source& row, int count, Index columns,
   }
 }
 
+// W^T as a right operand of multiply(), from W [columns, depth]: this thread's panels.
+template <class V, class T = typename V::Scalar>
+void pack_transposed(const T* weight, Index columns, Index depth, T* panels, Team team) {
+  const Index vectors = (columns + V::lanes - 1) / V::lanes;
+  const Range own = share_of((vectors + panel_vecs - 1) / panel_vecs, 1, team.rank, team.size);
+  for_panels<V, panel_vecs>(own, vectors, [&]<int N>(Index p) {
+    for (int v = 0; v < N; ++v) {
+      const Index first = (p * panel_vecs + v) * V::lanes, left = columns - first;
+      transpose_into<V>([&](int i) { return weight + (first + i) * depth; },
+                        static_cast<int>(left < V::lanes ? left : V::lanes), depth,
+                        panels + (p * panel_vecs * depth + v) * V::lanes, N * V::lanes);
+    }
+  });
+}
+
 }  // namespace fusedrnn

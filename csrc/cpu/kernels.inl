@@ -1,16 +1,17 @@
-// Instantiates every cell of cells.def for one ISA. An isa_*.cpp defines FUSEDRNN_ISA as the
-// namespace of its vector type, includes its simd_*.h, then this file.
+// Instantiates every cell of cells.def and every loss of losses.def for one ISA. An isa_*.cpp
+// defines FUSEDRNN_ISA as the namespace of its vector type, includes its simd_*.h, then this file.
 //
 // Everything here is a template over that vector type, so every symbol carries the ISA's name: the
 // linker can never take a function compiled for one ISA in place of another's (a symbol scan in the
 // gate checks it).
 
 #include "vecmath.h"
-// The cells use exp, tanh and sigmoid, so vecmath.h comes first.
+// Cells and losses use exp, tanh and sigmoid, so vecmath.h comes first.
 #include "../cells/cells.h"
 #include "backward.h"
 #include "fingerprint.h"
 #include "forward.h"
+#include "head.h"
 #include "kernel_table.h"
 #include "probe.h"
 
@@ -40,6 +41,8 @@ template <class Cell, class T, class V = Vec<T>>
 constexpr CellKernels<T> cell_kernels{layer_sizes<Cell, V>, pack_forward<Cell, V>,
                                       pack_backward<Cell, V>, forward_layer<Cell, V>,
                                       backward_layer<Cell, V>};
+template <class Loss, class T, class H = Head<Loss, Vec<T>>>
+constexpr HeadKernels<T> head_kernels{H::sizes, H::pack, H::enter, H::leave, H::gradients};
 template <class T, class V = Vec<T>>
 constexpr MathKernels<T> math_kernels{map_exp<V>, map_tanh<V>, map_sigmoid<V>, probe_fma<V>,
                                       probe_read<V>};
@@ -55,6 +58,16 @@ const KernelTable kernels{
 #define FUSEDRNN_CELL(type, name) cell_kernels<type, double>,
 #include "../cells/cells.def"
 #undef FUSEDRNN_CELL
+    },
+    {
+#define FUSEDRNN_LOSS(type, name) head_kernels<type, float>,
+#include "../losses/losses.def"
+#undef FUSEDRNN_LOSS
+    },
+    {
+#define FUSEDRNN_LOSS(type, name) head_kernels<type, double>,
+#include "../losses/losses.def"
+#undef FUSEDRNN_LOSS
     },
     math_kernels<float>,
     math_kernels<double>,

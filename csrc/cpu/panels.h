@@ -118,21 +118,6 @@ void pack_bias(Index hidden, Range blocks, const LayerParameters<T>& p, T* packe
   }
 }
 
-// W_hr^T as the right operand of h' = m W_hr^T: this thread's panels.
-template <class V, class T = typename V::Scalar>
-void pack_projection(const LayerWidths& w, const T* weight_hr, T* packed, Team team) {
-  const Index vectors = (w.output + V::lanes - 1) / V::lanes;
-  const Range panels = share_of((vectors + panel_vecs - 1) / panel_vecs, 1, team.rank, team.size);
-  for_panels<V, panel_vecs>(panels, vectors, [&]<int N>(Index p) {
-    for (int v = 0; v < N; ++v) {
-      const Index first = (p * panel_vecs + v) * V::lanes, left = w.output - first;
-      transpose_into<V>([&](int i) { return weight_hr + (first + i) * w.hidden; },
-                        static_cast<int>(left < V::lanes ? left : V::lanes), w.hidden,
-                        packed + (p * panel_vecs * w.hidden + v) * V::lanes, N * V::lanes);
-    }
-  });
-}
-
 // The team divides the panels.
 template <class Cell, class V, class T = typename V::Scalar>
 void pack_forward(const LayerWidths& w, const LayerParameters<T>& p, T* base, Team team) {
@@ -142,7 +127,7 @@ void pack_forward(const LayerWidths& w, const LayerParameters<T>& p, T* base, Te
   pack_panels<Cell, V>(L::x, L::spec.x_gate, p.weight_ih, w.input, w.hidden, blocks, base + at.x);
   pack_panels<Cell, V>(L::h, L::spec.h_gate, p.weight_hh, w.output, w.hidden, blocks, base + at.h);
   pack_bias<Cell, V>(w.hidden, blocks, p, base + at.bias);
-  if (w.projects()) pack_projection<V>(w, p.weight_hr, base + at.projection, team);
+  if (w.projects()) pack_transposed<V>(p.weight_hr, w.output, w.hidden, base + at.projection, team);
 }
 
 template <class Cell, class V, class T = typename V::Scalar>

@@ -32,11 +32,13 @@ struct Work {
 // What it costs to start a team: work that takes less is done by one thread.
 inline constexpr double start_us = 5;
 
+// Multiply-adds in a microsecond, 50 GFLOP/s: one core's rate within a factor of two.
+inline constexpr double products_per_us = 25e3;
+
 // The estimated time of `work` on exactly `threads` threads, in microseconds. It counts what
 // decides: products at a typical rate, thin tiles at the price of two rows (their weights are read
 // for fewer products), the barriers, and the start of a team.
 inline double estimate(const Work& work, int threads, Split split) {
-  constexpr double products_per_us = 25e3;  // 50 GFLOP/s: one core's rate within a factor of two
   constexpr double barrier_us = 0.5;
   const auto divided = [](Index n, Index by) { return (n + by - 1) / by; };
   const bool side_by_side = work.directions == 2 && threads > 1;
