@@ -75,9 +75,10 @@ const CellKernels<T>& kernels_for(int cell, Index hidden) {
   const CellKernels<T>* kernels = &isa().kernels->cell<T>(cell);
   const auto lanes = [](const CellKernels<T>& k) { return k.sizes({1, 1, 1}).padded_hidden; };
   for (auto isa = compiled_isas().rbegin(); !forced && isa != compiled_isas().rend(); ++isa) {
+    if (!isa->available) continue;  // not even its sizes() may be asked for
     const CellKernels<T>& narrower = isa->kernels->cell<T>(cell);
     if (2 * hidden > lanes(*kernels) || lanes(narrower) == 1) break;
-    if (isa->available) kernels = &narrower;
+    kernels = &narrower;
   }
   return *kernels;
 }
