@@ -4,15 +4,20 @@ Slow, obvious and independent of everything else in this package. The call shape
 `fusedrnn.functional`; whatever comes in, everything is computed in float64.
 Sequences of a batch may have lengths of their own, and an LSTM may have a projection.
 
-==================  =============================================================
-`CELLS`             name -> `Cell` (gates, states, step, step_backward)
-`infer`             run without dropout
-`forward`           run for training, with a tape
-`backward`          gradients from a tape
-`parameter_shapes`  names and shapes of the parameters
-`dropout_mask`      the mask of a call and a layer
-`sigmoid`           the logistic function
-==================  =============================================================
+======================  =========================================================
+`CELLS`                 name -> `Cell` (gates, states, step, step_backward)
+`infer`                 run without dropout
+`forward`               run for training, with a tape
+`backward`              gradients from a tape
+`parameter_shapes`      names and shapes of the parameters
+`dropout_mask`          the mask of a call and a layer
+`sigmoid`               the logistic function
+`linear`                the head: o = V y + c
+`cross_entropy`         loss and gradient of o
+`squared_error`         loss and gradient of o
+`linear_cross_entropy`  loss and gradients of y, V and c
+`linear_squared_error`  loss and gradients of y, V and c
+======================  =========================================================
 
 Examples
 --------
@@ -28,6 +33,13 @@ Examples
 
 from .cell import Cell, Weights, sigmoid
 from .dropout import dropout_mask
+from .head import (
+    cross_entropy,
+    linear,
+    linear_cross_entropy,
+    linear_squared_error,
+    squared_error,
+)
 from .parameters import parameter_shapes
 from .registry import CELLS
 from .sequence import Gradients, Tape, backward, forward, infer
@@ -39,9 +51,14 @@ __all__ = [
     "Tape",
     "Weights",
     "backward",
+    "cross_entropy",
     "dropout_mask",
     "forward",
     "infer",
+    "linear",
+    "linear_cross_entropy",
+    "linear_squared_error",
     "parameter_shapes",
     "sigmoid",
+    "squared_error",
 ]
