@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import operator
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,22 @@ def key(value: tuple[int, int], name: str) -> tuple[int, int]:
     if len(value) != 2:
         raise ValueError(f"{name}: expected a tuple (seed, call), got {len(value)} items")
     return word(value[0], f"{name}[0]"), word(value[1], f"{name}[1]")
+
+
+def random_state(
+    value: Mapping[str, tuple[int, int]], names: Iterable[str]
+) -> dict[str, tuple[int, int]]:
+    """Return `value` as a dict, if it has a (seed, calls) for each of these names and no other."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            "random_state: expected a mapping of names to (seed, calls), "
+            f"got {type(value).__name__}"
+        )
+    if set(value) != set(names):
+        raise ValueError(
+            f"random_state: expected the names {sorted(names)}, got {sorted(map(str, value))}"
+        )
+    return {name: key(value[name], f"random_state[{name!r}]") for name in value}
 
 
 def probability(value: float, name: str) -> float:

@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from . import functional
-from ._arguments import flag, float_dtype, interval, probability, projection, size, word
+from ._arguments import (
+    flag,
+    float_dtype,
+    interval,
+    probability,
+    projection,
+    random_state,
+    size,
+    word,
+)
 from ._core import Tape
 from ._network import Array, Network
 from .functional import Gradients, Weights
@@ -173,6 +182,35 @@ class Layer:
     @dropout.setter
     def dropout(self, value: float) -> None:
         self._dropout = probability(value, "dropout")
+
+    @property
+    def random_state(self) -> dict[str, tuple[int, int]]:
+        """What dropout draws next: {"": (seed, calls)}, or {} where it can't act. May be set.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedrnn
+        >>> layer = fusedrnn.GRU(3, 4, 2, dropout=0.5, seed=0)
+        >>> x, before = np.ones((5, 2, 3), np.float32), layer.random_state
+        >>> y, _, _ = layer.forward(x)
+        >>> layer.random_state = before  # so that the same draws follow
+        >>> bool((layer.forward(x)[0] == y).all())
+        True
+        """
+        with _lock:
+            state = self._dropout_seed, self._calls
+        return {"": state} if self._draws() else {}
+
+    @random_state.setter
+    def random_state(self, value: Mapping[str, tuple[int, int]]) -> None:
+        state = random_state(value, [""] if self._draws() else [])
+        if state:
+            with _lock:
+                self._dropout_seed, self._calls = state[""]
+
+    def _draws(self) -> bool:
+        return self.dropout > 0 and self.num_layers > 1
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -379,12 +417,13 @@ class Layer:
         True
         """
         every = interval(checkpoint_every, "checkpoint_every")
-        call = 0
+        seed = call = 0
         if self.dropout > 0:
             with _lock:
-                call, self._calls = self._calls, self._calls + 1
+                seed, call = self._dropout_seed, self._calls
+                self._calls += 1
         return self._weights.packed.forward(
-            x, state, self.batch_first, self.dropout, self._dropout_seed, call, every, None, lengths
+            x, state, self.batch_first, self.dropout, seed, call, every, None, lengths
         )
 
     def backward(self, tape: Tape, dy: Any, dstate: Any = None) -> Gradients:
