@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from onnx import TensorProto, helper, numpy_helper
+
+from fusedrnn.weights import to_onnx
 
 from ..problem import Array, Problem
 from . import Unsupported
 
-# The operator, the order of torch's gates in its weights, and attributes. ONNX orders an LSTM's
-# gates i o f c and a GRU's z r h; linear_before_reset is torch's GRU.
-OPERATORS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    "lstm": ("LSTM", (0, 3, 1, 2), {}),
-    "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
-    "rnn_tanh": ("RNN", (0,), {"activations": ["Tanh"]}),
-    "rnn_relu": ("RNN", (0,), {"activations": ["Relu"]}),
-}
+WEIGHTS = ("W", "R", "B")
 
 
 def build(problem: Problem) -> bytes:
@@ -27,26 +19,14 @@ def build(problem: Problem) -> bytes:
         raise Unsupported("inference only")
     if case.dtype != "float32":
         raise Unsupported("float32 only")
-    operator, order, attributes = OPERATORS[case.cell]
-
-    def reordered(name: str) -> Array:
-        a = problem.parameters[f"{name}_l0"]
-        gates = np.split(a, case.gates)
-        return np.concatenate([gates[g] for g in order])[np.newaxis]
-
-    weights = {
-        "W": reordered("weight_ih"),
-        "R": reordered("weight_hh"),
-        "B": np.concatenate((reordered("bias_ih"), reordered("bias_hh")), axis=1),
-    }
+    weights = to_onnx(case.cell, problem.parameters)
     states = inputs_of(problem)[1:]
     outputs = ["Y", "Y_h", "Y_c"][: 3 if case.cell == "lstm" else 2]
     node = helper.make_node(
-        operator,
-        ["X", "W", "R", "B", *([""] if states else []), *states],
+        weights.operator,
+        ["X", *WEIGHTS, *([""] if states else []), *states],
         outputs,
-        hidden_size=case.hidden,
-        **attributes,
+        **weights.attributes,
     )
     shapes: list[tuple[int, ...]] = [problem.inputs[0].shape]
     shapes += [s.shape for s in problem.state or ()]
@@ -58,7 +38,7 @@ def build(problem: Problem) -> bytes:
             for name, shape in zip(["X", *states], shapes, strict=True)
         ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(a, name) for name, a in weights.items()],
+        [numpy_helper.from_array(getattr(weights, name), name) for name in WEIGHTS],
     )
     # Versions that both runtimes have read for years.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

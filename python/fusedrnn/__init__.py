@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _core, functional, reference
+from . import _core, functional, reference, weights
 from ._stream import Stream
 from ._threads import get_num_threads, set_num_threads
 from .functional import Gradients, Tape
@@ -30,6 +30,7 @@ __all__ = [
     "info",
     "reference",
     "set_num_threads",
+    "weights",
 ]
 __version__: str = _core.info()["version"]
 
