@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 import sys
@@ -82,6 +83,34 @@ def probability(value: float, name: str) -> float:
         raise TypeError(f"{name}: expected a number in [0, 1], got {type(value).__name__}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+    return float(value)
+
+
+def number(value: float, name: str, *, positive: bool = False, below: float = math.inf) -> float:
+    """Return `value` as a float, if it is finite, at least 0 and below a limit.
+
+    Parameters
+    ----------
+    value : float
+    name : str
+        What the message calls it.
+    positive : bool
+        Whether 0 is too small.
+    below : float
+        What is too large.
+
+    Examples
+    --------
+    >>> number(1, "momentum", below=1.0)
+    Traceback (most recent call last):
+    ValueError: momentum: expected a number in [0, 1), got 1
+    """
+    start = "(0" if positive else "[0"
+    expected = f"expected a number in {start}, {'inf' if below == math.inf else f'{below:g}'})"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: {expected}, got {type(value).__name__}")
+    if not 0 <= value < below or (positive and value == 0):
+        raise ValueError(f"{name}: {expected}, got {value}")
     return float(value)
 
 

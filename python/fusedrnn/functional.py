@@ -47,15 +47,16 @@ class Gradients:
     Attributes
     ----------
     x : array
-        Shaped like the call's x.
+        Shaped like the call's x. (None of a module whose x are symbols.)
     state : array or tuple of arrays
-        Of the initial state, also where none was given (it was zero).
+        Of the initial state, also where none was given (it was zero). (Of a module of
+        `fusedrnn.models` whatever it has for a state, or None.)
     parameters : dict of arrays
         Named, shaped and ordered like the parameters.
     """
 
-    x: Array
-    state: State
+    x: Any
+    state: Any
     parameters: dict[str, Array]
 
 

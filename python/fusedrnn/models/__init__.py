@@ -1,0 +1,107 @@
+"""Sequence models on the fused layers: parts, losses, decoding, optimizers, training.
+
+Everything here is NumPy around the fused layers, which are modules as they are:
+
+>>> import numpy as np
+>>> from fusedrnn import LSTM, models
+>>> body = models.Sequential(models.Embedding(10, 8, seed=0), LSTM(8, 16, seed=0), models.Last())
+>>> model = models.SequenceModel(body, models.SoftmaxHead(16, 2, seed=0))
+>>> symbols = np.random.default_rng(0).integers(0, 10, (12, 64))  # T, N
+>>> data = models.Minibatches(symbols, symbols[3] % 2, batch_size=16, seed=0)
+>>> history = models.fit(model, data, models.Adam(model, 0.01), epochs=20, progress=False)
+>>> losses = history.column("training_loss")
+>>> losses[-1] < losses[0]
+True
+
+===============  =================================================================================
+parts            `Embedding`, `Linear`, `Conv1d`, `Tanh`, `Relu`, `Dropout`, `Last`, `Mean`,
+                 `ScaledDotProductAttention`, `AdditiveAttention`, `Sequential`; and
+                 `fusedrnn.LSTM`, `GRU`, `RNN`
+heads            `SoftmaxHead`, `RegressionHead`
+losses           `linear_cross_entropy`, `linear_squared_error`, `cross_entropy`, `squared_error`
+models           `SequenceModel`
+optimizers       `SGD`, `Adam`, `AdamW`, `RMSprop`, `clip_by_norm`, `global_norm`,
+                 `schedules`
+training         `fit`, `evaluate`, `History`; data: `Batch`, `Minibatches`, `Streams`
+files            `save`, `load`, `CheckpointError`; `config`, `build`, `register`
+===============  =================================================================================
+"""
+
+from __future__ import annotations
+
+from . import schedules
+from ._registry import build, config, register
+from .activation import Relu, Tanh
+from .attention import AdditiveAttention, AttentionGradients, ScaledDotProductAttention
+from .checkpoint import CheckpointError, load, save
+from .convolution import Conv1d
+from .data import Batch, Minibatches, Source, Streams
+from .dropout import Dropout
+from .embedding import Embedding
+from .heads import RegressionHead, SoftmaxHead
+from .history import History
+from .linear import Linear
+from .losses import (
+    HeadGradients,
+    LinearLoss,
+    Loss,
+    cross_entropy,
+    linear_cross_entropy,
+    linear_squared_error,
+    squared_error,
+)
+from .optimizers import SGD, Adam, AdamW, RMSprop, clip_by_norm, global_norm
+from .pooling import Last, Mean
+from .progress import Progress, Report
+from .sequence_model import Evaluation, SequenceModel, Step
+from .sequential import Sequential
+from .training import evaluate, fit
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AdditiveAttention",
+    "AttentionGradients",
+    "Batch",
+    "CheckpointError",
+    "Conv1d",
+    "Dropout",
+    "Embedding",
+    "Evaluation",
+    "HeadGradients",
+    "History",
+    "Last",
+    "Linear",
+    "LinearLoss",
+    "Loss",
+    "Mean",
+    "Minibatches",
+    "Progress",
+    "RMSprop",
+    "RegressionHead",
+    "Relu",
+    "Report",
+    "ScaledDotProductAttention",
+    "SequenceModel",
+    "Sequential",
+    "SoftmaxHead",
+    "Source",
+    "Step",
+    "Streams",
+    "Tanh",
+    "build",
+    "clip_by_norm",
+    "config",
+    "cross_entropy",
+    "evaluate",
+    "fit",
+    "global_norm",
+    "linear_cross_entropy",
+    "linear_squared_error",
+    "load",
+    "register",
+    "save",
+    "schedules",
+    "squared_error",
+]

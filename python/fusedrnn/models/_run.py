@@ -1,0 +1,207 @@
+"""Where a training is after a step: all that the next step needs, and its file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import checkpoint
+from ._tree import Array, difference, flatten, restore
+from .data import Batch, Source
+from .history import Record
+from .optimizers import Optimizer
+
+FORMAT = "fusedrnn training 1"
+SMOOTHING = 0.95  # of the loss that is shown: a mean over some 1 / (1 - 0.95) = 20 steps
+
+
+class Trainable(Protocol):
+    """A model, as training sees it: `SequenceModel`, `EncoderDecoder` or your own."""
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """The parameters by name."""
+        ...
+
+    def load_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Replace all parameters by copies of these."""
+        ...
+
+    @property
+    def random_state(self) -> Mapping[str, tuple[int, int]]:
+        """What dropout draws next, by name."""
+        ...
+
+    @random_state.setter
+    def random_state(self, value: Mapping[str, tuple[int, int]]) -> None: ...
+
+    def step(self, batch: Batch, state: Any = None) -> Any:
+        """Return `loss`, `count` (of the targets, over which it is the mean), `state`, `gradients`.
+
+        The gradients are a dict by the parameters' names, and new arrays.
+        """
+        ...
+
+    def evaluate(self, batch: Batch, state: Any = None) -> Any:
+        """Return `loss`, `count` and `state`, without dropout."""
+        ...
+
+
+@dataclass
+class Run:
+    """Numbers and arrays of a training in progress, besides those of model and optimizer."""
+
+    # The position: so many steps are done, and this batch is the next.
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    state: Any = None  # of the model, after the last step
+
+    # The smoothed loss is a mean with weights that decay; the sum of all weights would be 1.
+    smoothed_loss: float = 0.0
+    smoothed_weight: float = 0.0
+
+    # Sums since the last record.
+    loss_sum: float = 0.0
+    count_sum: float = 0.0
+    norm_sum: float = 0.0
+    steps_since: int = 0
+
+    # The best validation so far, and how many have followed it.
+    best_loss: float | None = None
+    best_step: int | None = None
+    best: dict[str, Array] | None = None  # parameters
+    worse: int = 0
+
+    learning_rate: float = 0.0  # of the last step
+    validation_loss: float | None = None  # of the last validation
+    targets: float = 0.0  # counted in all
+    seconds: float = 0.0  # of training in all
+    records: list[Record] = field(default_factory=list)
+
+    def add_step(self, loss: float, count: float, norm: float, state: Any) -> None:
+        """Take in what a step has given."""
+        self.step += 1
+        self.state = state
+        self.steps_since += 1
+        self.norm_sum += norm
+        if count > 0:
+            self.targets += count
+            self.count_sum += count
+            self.loss_sum += loss * count
+            self.smoothed_weight = SMOOTHING * self.smoothed_weight + (1.0 - SMOOTHING)
+            share = (1.0 - SMOOTHING) / self.smoothed_weight
+            self.smoothed_loss += share * (loss - self.smoothed_loss)
+
+    def advance(self, batches: int) -> bool:
+        """Go on to the next batch; return whether an epoch has ended."""
+        self.index += 1
+        if self.index == batches:
+            self.epoch, self.index = self.epoch + 1, 0
+        return self.index == 0
+
+    def add_validation(self, loss: float, parameters: Mapping[str, Array]) -> None:
+        """Take in a validation of these parameters."""
+        self.validation_loss = loss
+        if self.best_loss is None or loss < self.best_loss:
+            self.best_loss, self.best_step, self.worse = loss, self.step, 0
+            self.best = {name: np.array(p) for name, p in parameters.items()}
+        else:
+            self.worse += 1
+
+    def add_record(self, validation_loss: float | None) -> None:
+        """Make a record of the steps since the last one."""
+        self.records.append(
+            {
+                "step": self.step,
+                "epoch": self.epoch,
+                "training_loss": self.loss_sum / self.count_sum if self.count_sum > 0 else None,
+                "validation_loss": validation_loss,
+                "learning_rate": self.learning_rate,
+                "gradient_norm": self.norm_sum / self.steps_since,
+                "seconds": self.seconds,
+            }
+        )
+        self.loss_sum = self.count_sum = self.norm_sum = 0.0
+        self.steps_since = 0
+
+
+class RunFile:
+    """The file that a training can go on from.
+
+    Parameters
+    ----------
+    path : str or path
+    model, optimizer, data
+        What the training works with; the file is for training of the same kind only.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], model: Trainable, optimizer: Optimizer, data: Source
+    ) -> None:
+        self.path, self._model, self._optimizer, self._data = path, model, optimizer, data
+        configuration = {
+            "model": _describe_model(model),
+            "optimizer": optimizer.configuration,
+            "data": _describe_data(data),
+        }
+        self._configuration = json.loads(json.dumps(configuration))  # tuples become lists
+
+    def write(self, run: Run) -> None:
+        """Replace the file as a whole."""
+        arrays: dict[str, Array] = {}
+        values: dict[str, Any] = {
+            "run": {f.name: getattr(run, f.name) for f in fields(run)},
+            "parameters": dict(self._model.parameters),
+            "random_state": dict(self._model.random_state),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        if not self._data.batch(run.epoch, run.index).carry:
+            values["run"]["state"] = None  # nobody will ask for it
+        structure = {name: flatten(value, name, arrays) for name, value in values.items()}
+        metadata = {"configuration": self._configuration, "values": {"dict": structure}}
+        checkpoint.write(self.path, FORMAT, metadata, arrays)
+
+    def read(self) -> Run:
+        """Bring model and optimizer to where they were, and return the rest.
+
+        Raises
+        ------
+        CheckpointError
+            If the file can't be read, or is of another training.
+        """
+        metadata, arrays = checkpoint.read(self.path, FORMAT)
+        with checkpoint.reading(self.path):
+            if found := difference(self._configuration, metadata["configuration"], "training"):
+                raise checkpoint.CheckpointError(f"{self.path}: is of another {found}")
+            values = restore(metadata["values"], arrays)
+            run = Run(**values["run"])
+            self._optimizer.load_state_dict(values["optimizer"])
+            self._model.load_parameters(values["parameters"])
+            self._model.random_state = values["random_state"]
+            return run
+
+
+def _describe_model(model: Trainable) -> dict[str, Any]:
+    """Return what must be the same for training to go on."""
+    from ._registry import config  # which needs all modules
+
+    try:
+        configuration = config(model)
+    except TypeError:  # a model of one's own
+        configuration = None
+    return {
+        "class": type(model).__qualname__,
+        "parameters": {name: [p.dtype.name, *p.shape] for name, p in model.parameters.items()},
+        "configuration": configuration,
+    }
+
+
+def _describe_data(data: Source) -> dict[str, Any]:
+    """Return what must be the same for training to go on."""
+    return {"batches": len(data), "configuration": getattr(data, "configuration", None)}

@@ -1,0 +1,123 @@
+"""Activations of every element: tanh and relu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._network import Array
+from ..functional import Gradients
+from ._module import Stateless, no_state
+from ._registry import register
+
+
+class _Activation(Stateless):
+    """y = f(x), element by element; the derivative is a function of y."""
+
+    def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
+        super().__init__(dtype=dtype)
+
+    def _f(self, x: Array) -> Array:
+        raise TypeError(f"{type(self).__name__} has no function")
+
+    def _derivative(self, y: Array) -> Array:
+        raise TypeError(f"{type(self).__name__} has no derivative")
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
+        """Return y, and None for a state; the arguments are those of `forward`."""
+        y, _, _ = self.forward(x, state)
+        return y, None
+
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
+        """Return y, None for a state, and a tape for `backward`.
+
+        Parameters
+        ----------
+        x : array
+            Of any shape.
+        state : None
+        lengths
+            Not used.
+
+        Returns
+        -------
+        y : array
+            Like x.
+        state : None
+        tape
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a state, or a wrong dtype.
+        """
+        no_state(state)
+        y = self._f(_core.as_array(x, "x", self.dtype.name))
+        return y, None, y
+
+    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
+        """Return the gradient of x: dx = f' dy.
+
+        Parameters
+        ----------
+        tape
+            From `forward`.
+        dy : array
+            Like y.
+        dstate : None
+
+        Returns
+        -------
+        Gradients
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype.
+        """
+        no_state(dstate)
+        dy = _core.as_array(dy, "dy", self.dtype.name)
+        if dy.shape != tape.shape:
+            raise ValueError(f"dy: expected {tape.shape}, got {dy.shape}")
+        return Gradients(self._derivative(tape) * dy, None, {})
+
+
+@register
+class Tanh(_Activation):
+    """y = tanh(x), with dx = (1 - y^2) dy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Tanh
+    >>> Tanh(dtype="float64")(np.array([0.0, 1.0]))[0].round(4)
+    array([0.    , 0.7616])
+    """
+
+    def _f(self, x: Array) -> Array:
+        return np.tanh(x)
+
+    def _derivative(self, y: Array) -> Array:
+        return 1 - y * y
+
+
+@register
+class Relu(_Activation):
+    """y = max(x, 0), with dx = dy where y > 0, and 0 elsewhere. A NaN stays a NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Relu
+    >>> Relu(dtype="float64")(np.array([-1.0, 2.0]))[0]
+    array([0., 2.])
+    """
+
+    def _f(self, x: Array) -> Array:
+        return np.maximum(x, 0)
+
+    def _derivative(self, y: Array) -> Array:
+        return np.heaviside(y, 0)

@@ -1,0 +1,274 @@
+"""A convolution over time: a window that slides along the sequence in front of the recurrence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._arguments import flag, size
+from .._network import Array
+from ..functional import Gradients
+from ._module import Stateless, no_state
+from ._positions import check_lengths, check_shape
+from ._registry import register
+
+PADDINGS = ("causal", "same")
+
+
+@register
+class Conv1d(Stateless):
+    r"""A convolution over time, of odd or even width K.
+
+    .. math::
+        y_t = b + \sum_{k=0}^{K-1} W_k\, x_{t+k-p}
+        \qquad
+        dx_t = \sum_k W_k^T dy_{t-k+p}, \quad dW_k = \sum_t dy_t\, x_{t+k-p}^T
+
+    Causal: p = K - 1, so that y_t sees x_{t-K+1} to x_t and nothing that comes later. Same:
+    p = (K - 1) // 2, so that the window is centred. Beyond its ends a sequence is 0; but a causal
+    convolution goes on where the last call ended, given its state: the last K - 1 inputs.
+
+    As in every framework this is a correlation: W is not turned round.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        I and O, at least 1.
+    width : int
+        K, at least 1.
+    padding : "causal" or "same"
+    bias : bool
+        Whether there is a bias b.
+    dtype : "float32" or "float64"
+        Of everything.
+    seed : int, optional
+        For the initial parameters; fresh entropy if not given.
+
+    Attributes
+    ----------
+    parameters : mapping of str to read-only array
+        ``weight`` (O, K, I), the oldest input first, and ``bias`` (O,). Initially
+        U(-1/sqrt(K I), 1/sqrt(K I)).
+
+    Raises
+    ------
+    ValueError
+        For a size below 1, another padding or another dtype.
+    TypeError
+        For a size that isn't an integer or a flag that isn't a bool.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Conv1d
+    >>> difference = Conv1d(1, 1, 2, bias=False, dtype="float64")
+    >>> difference.load_parameters({"weight": np.array([[[-1.0], [1.0]]])})
+    >>> x = np.array([1.0, 4.0, 9.0, 16.0]).reshape(4, 1, 1)  # T, B, I
+    >>> y, state = difference(x)
+    >>> y.ravel(), state.ravel()
+    (array([1., 3., 5., 7.]), array([16.]))
+    >>> difference(np.array([[[25.0]]]), state)[0].ravel()
+    array([9.])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int,
+        *,
+        padding: str = "causal",
+        bias: bool = True,
+        dtype: npt.DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self._inputs = size(inputs, "inputs")
+        self._outputs = size(outputs, "outputs")
+        self._width = size(width, "width")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding: expected 'causal' or 'same', got {padding!r}")
+        self._padding = padding
+        self._bias = flag(bias, "bias")
+        super().__init__(dtype=dtype, seed=seed)
+
+    @property
+    def inputs(self) -> int:
+        """I, the size of x."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> int:
+        """O, the size of y."""
+        return self._outputs
+
+    @property
+    def width(self) -> int:
+        """K, how many steps the window sees."""
+        return self._width
+
+    @property
+    def padding(self) -> str:
+        """Where the window stands: "causal" or "same"."""
+        return self._padding
+
+    @property
+    def bias(self) -> bool:
+        """Whether there is a bias."""
+        return self._bias
+
+    @property
+    def _before(self) -> int:
+        """p, how many steps before t the window begins."""
+        return self.width - 1 if self.padding == "causal" else (self.width - 1) // 2
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.outputs, self.width, self.inputs)}
+        return shapes | ({"bias": (self.outputs,)} if self.bias else {})
+
+    def _initial(self, rng: np.random.Generator) -> dict[str, Array]:
+        bound = (self.width * self.inputs) ** -0.5
+        return {name: rng.uniform(-bound, bound, shape) for name, shape in self._shapes().items()}
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any]:
+        """Return y and the last state; the arguments are those of `forward`."""
+        y, state, _ = self.forward(x, state, lengths=lengths)
+        return y, state
+
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any, Any]:
+        """Return y, the last state and a tape for `backward`.
+
+        Parameters
+        ----------
+        x : array
+            (T, B, I), or (T, I) for one sequence. Not read past the lengths.
+        state : array, optional
+            Of a causal convolution, the K - 1 inputs before x: (K - 1, B, I), or (K - 1, I); zero
+            if not given. None of the other.
+        lengths : array of integers (B,), optional
+            How many steps each sequence has, from 0 to T; an integer for one sequence.
+
+        Returns
+        -------
+        y : array
+            (T, B, O), or (T, O); 0 past the end of a sequence.
+        state : array or None
+            The last K - 1 inputs of each sequence, to go on with.
+        tape
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape, dtype or length, or a state where there is none.
+        """
+        x = _core.as_array(x, "x", self.dtype.name)
+        if x.ndim not in (2, 3) or x.shape[-1] != self.inputs or len(x) == 0:
+            wanted = f"(T, B, {self.inputs}) or (T, {self.inputs}) with T > 0"
+            raise ValueError(f"x: expected {wanted}, got {x.shape}")
+        inside = None
+        if lengths is not None:
+            lengths = check_lengths(lengths, x.shape[:-1])
+            times = np.arange(len(x)).reshape(-1, *(1,) * lengths.ndim)
+            inside = (times < lengths)[..., np.newaxis]
+        padded = self._padded(x, self._checked_state(state, x), inside)
+        weight = self.parameters["weight"]
+        windows = self._windows(padded, len(x))
+        y: Array = windows @ weight.reshape(self.outputs, -1).T
+        if self.bias:
+            y += self.parameters["bias"]
+        y = y.reshape((*x.shape[:-1], self.outputs))
+        if inside is not None:
+            y *= inside
+        return y, self._last(padded, len(x), lengths), (padded, x.shape, weight, inside, lengths)
+
+    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
+        """Return the gradients of x, of the initial state and of the parameters.
+
+        Parameters
+        ----------
+        tape
+            From `forward`.
+        dy : array
+            Like y.
+        dstate : array, optional
+            The gradient of the last state; None is zero.
+
+        Returns
+        -------
+        Gradients
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype.
+        """
+        padded, shape, weight, inside, lengths = tape
+        steps = shape[0]
+        dy = _core.as_array(dy, "dy", self.dtype.name)
+        check_shape(dy, "dy", (*shape[:-1], self.outputs))
+        if inside is not None:
+            dy = dy * inside
+        rows = dy.reshape(-1, self.outputs)
+        d_weight = (rows.T @ self._windows(padded, steps)).reshape(weight.shape)
+        d_padded = np.zeros_like(padded)
+        for k in range(self.width):
+            d_padded[k : k + steps] += (rows @ weight[:, k]).reshape(shape)
+        parameters: dict[str, Array] = {"weight": d_weight}
+        if self.bias:
+            parameters["bias"] = rows.sum(axis=0)
+        if self.padding == "same":
+            no_state(dstate)
+        elif dstate is not None:
+            dstate = _core.as_array(dstate, "dstate", self.dtype.name)
+            check_shape(dstate, "dstate", (self.width - 1, *shape[1:]))
+            index = self._last_index(shape, lengths)
+            np.add.at(d_padded, index, dstate)  # each place once
+        dx = d_padded[self._before : self._before + steps]
+        if inside is not None:
+            dx = dx * inside
+        state = d_padded[: self.width - 1] if self.padding == "causal" else None
+        return Gradients(dx, state, parameters)
+
+    def _checked_state(self, state: Any, x: Array) -> Array | None:
+        if state is None or self.padding == "same":
+            no_state(state)
+            return None
+        before = _core.as_array(state, "state", self.dtype.name)
+        check_shape(before, "state", (self.width - 1, *x.shape[1:]))
+        return before
+
+    def _padded(self, x: Array, state: Array | None, inside: Any) -> Array:
+        """Return x with the p inputs before it, and zeros behind it and past the lengths."""
+        steps, before = len(x), self._before
+        padded = np.zeros((steps + self.width - 1, *x.shape[1:]), self.dtype)
+        if state is not None:
+            padded[:before] = state
+        if inside is None:
+            padded[before : before + steps] = x
+        else:
+            np.copyto(padded[before : before + steps], x, where=inside)
+        return padded
+
+    def _windows(self, padded: Array, steps: int) -> Array:
+        """Return the window of each position as a row: (T*B, K*I)."""
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.width, axis=0)
+        windows = np.moveaxis(windows, -1, -2)  # (T, B, K, I)
+        rows: Array = windows.reshape(-1, self.width * self.inputs)
+        return rows
+
+    def _last(self, padded: Array, steps: int, lengths: Any) -> Array | None:
+        """Return the last K - 1 inputs of each sequence."""
+        if self.padding == "same":
+            return None
+        last: Array = padded[self._last_index((steps, *padded.shape[1:]), lengths)]
+        return last.copy()
+
+    def _last_index(self, shape: tuple[int, ...], lengths: Any) -> Any:
+        """Return where the last K - 1 inputs stand in the padded x: from step `length` on."""
+        if lengths is None:
+            return slice(shape[0], shape[0] + self.width - 1)
+        offsets = np.arange(self.width - 1).reshape(-1, *(1,) * lengths.ndim)
+        times = offsets + lengths  # (K - 1, B)
+        return (times, *np.indices(times.shape)[1:])

@@ -1,0 +1,141 @@
+"""Dropout between modules, with the layers' counter-based random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._arguments import probability, random_state, word
+from .._network import Array
+from ..functional import Gradients
+from ..reference.dropout import dropout_mask
+from ._module import RandomState, Stateless, no_state
+from ._registry import register
+
+
+@register
+class Dropout(Stateless):
+    """y = mask x in training, with dx = mask dy; y = x in inference.
+
+    Each element of the mask is 0 with probability p, and 1 / (1 - p) otherwise. The masks follow
+    from the seed and the number of the call, as in the layers (`fusedrnn.reference.dropout`).
+
+    Parameters
+    ----------
+    p : float
+        The probability that an element is zeroed, 0 to 1.
+    dtype : "float32" or "float64"
+    seed : int, optional
+        Fresh entropy if not given.
+
+    Raises
+    ------
+    ValueError
+        For a probability outside 0 to 1, or another dtype.
+    TypeError
+        For a probability that is no number, or a seed that is no integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Dropout
+    >>> dropout = Dropout(0.5, dtype="float64", seed=3)
+    >>> y, _, tape = dropout.forward(np.ones((1, 2, 4)))
+    >>> sorted(set(y.ravel().tolist()))
+    [0.0, 2.0]
+    >>> dropout.random_state
+    {'': (3, 1)}
+    """
+
+    def __init__(
+        self, p: float, *, dtype: npt.DTypeLike = "float32", seed: int | None = None
+    ) -> None:
+        self._p = probability(p, "p")
+        entropy = np.random.SeedSequence().generate_state(1, np.uint64)[0]
+        self._seed = int(entropy) if seed is None else word(seed, "seed")
+        self._calls = 0
+        super().__init__(dtype=dtype, seed=seed)
+
+    @property
+    def p(self) -> float:
+        """The probability that an element is zeroed."""
+        return self._p
+
+    @property
+    def random_state(self) -> RandomState:
+        """{"": (seed, calls)}, from which the next mask follows. May be set."""
+        return {"": (self._seed, self._calls)} if self.p > 0 else {}
+
+    @random_state.setter
+    def random_state(self, value: Mapping[str, tuple[int, int]]) -> None:
+        checked = random_state(value, self.random_state)
+        if checked:
+            self._seed, self._calls = checked[""]
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
+        """Return x, and None for a state: nothing is dropped in inference."""
+        no_state(state)
+        return _core.as_array(x, "x", self.dtype.name), None
+
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
+        """Return y, None for a state, and a tape for `backward`.
+
+        Parameters
+        ----------
+        x : array
+            Of any shape.
+        state : None
+        lengths
+            Not used: they don't change the mask.
+
+        Returns
+        -------
+        y : array
+            Like x.
+        state : None
+        tape
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a state, or a wrong dtype.
+        """
+        no_state(state)
+        x = _core.as_array(x, "x", self.dtype.name)
+        if self.p == 0:
+            return x, None, None
+        mask = dropout_mask(x.shape, self.p, (self._seed, self._calls), 0).astype(self.dtype)
+        self._calls += 1
+        return x * mask, None, mask
+
+    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
+        """Return the gradient of x.
+
+        Parameters
+        ----------
+        tape
+            From `forward`.
+        dy : array
+            Like y.
+        dstate : None
+
+        Returns
+        -------
+        Gradients
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype.
+        """
+        no_state(dstate)
+        dy = _core.as_array(dy, "dy", self.dtype.name)
+        if tape is None:
+            return Gradients(dy, None, {})
+        if dy.shape != tape.shape:
+            raise ValueError(f"dy: expected {tape.shape}, got {dy.shape}")
+        return Gradients(tape * dy, None, {})

@@ -1,0 +1,156 @@
+"""A linear layer on every position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from .. import _core
+from .._arguments import flag, size
+from .._network import Array
+from ..functional import Gradients
+from ._module import Stateless, no_state
+from ._positions import check_shape
+from ._registry import register
+
+
+@register
+class Linear(Stateless):
+    r"""y = W x + b on the last axis, whatever axes stand before it.
+
+    .. math::
+        y = W x + b \qquad
+        dx = W^T dy, \quad dW = \sum dy\, x^T, \quad db = \sum dy
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        I and O, at least 1.
+    bias : bool
+        Whether there is a bias b.
+    dtype : "float32" or "float64"
+        Of everything.
+    seed : int, optional
+        For the initial parameters; fresh entropy if not given.
+
+    Attributes
+    ----------
+    parameters : mapping of str to read-only array
+        ``weight`` (O, I) and ``bias`` (O,). Initially U(-1/sqrt(I), 1/sqrt(I)).
+
+    Raises
+    ------
+    ValueError
+        For a size below 1, or another dtype.
+    TypeError
+        For a size that isn't an integer or a flag that isn't a bool.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Linear
+    >>> linear = Linear(3, 2, seed=0)
+    >>> y, _, tape = linear.forward(np.ones((5, 4, 3), np.float32))
+    >>> y.shape, linear.backward(tape, y).parameters["weight"].shape
+    ((5, 4, 2), (2, 3))
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        dtype: npt.DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self._inputs = size(inputs, "inputs")
+        self._outputs = size(outputs, "outputs")
+        self._bias = flag(bias, "bias")
+        super().__init__(dtype=dtype, seed=seed)
+
+    @property
+    def inputs(self) -> int:
+        """I, the size of x."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> int:
+        """O, the size of y."""
+        return self._outputs
+
+    @property
+    def bias(self) -> bool:
+        """Whether there is a bias."""
+        return self._bias
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.outputs, self.inputs)}
+        return shapes | ({"bias": (self.outputs,)} if self.bias else {})
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
+        """Return y, and None for a state; the arguments are those of `forward`."""
+        y, _, _ = self.forward(x, state)
+        return y, None
+
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
+        """Return y, None for a state, and a tape for `backward`.
+
+        Parameters
+        ----------
+        x : array (..., I)
+        state : None
+        lengths
+            Not used: every position is on its own.
+
+        Returns
+        -------
+        y : array (..., O)
+        state : None
+        tape
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype, or a state.
+        """
+        no_state(state)
+        x = _core.as_array(x, "x", self.dtype.name)
+        if x.ndim < 1 or x.shape[-1] != self.inputs:
+            raise ValueError(f"x: expected (..., {self.inputs}) [..., I], got {x.shape}")
+        weight = self.parameters["weight"]
+        y: Array = x.reshape(-1, self.inputs) @ weight.T
+        if self.bias:
+            y += self.parameters["bias"]
+        return y.reshape((*x.shape[:-1], self.outputs)), None, (x, weight)
+
+    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
+        """Return the gradients.
+
+        Parameters
+        ----------
+        tape
+            From `forward`.
+        dy : array (..., O)
+        dstate : None
+
+        Returns
+        -------
+        Gradients
+            Of x (..., I) and the parameters.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype.
+        """
+        no_state(dstate)
+        x, weight = tape
+        dy = _core.as_array(dy, "dy", self.dtype.name)
+        check_shape(dy, "dy", (*x.shape[:-1], self.outputs))
+        rows = dy.reshape(-1, self.outputs)
+        parameters: dict[str, Array] = {"weight": rows.T @ x.reshape(-1, self.inputs)}
+        if self.bias:
+            parameters["bias"] = rows.sum(axis=0)
+        return Gradients((rows @ weight).reshape(x.shape), None, parameters)

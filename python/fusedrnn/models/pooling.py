@@ -1,0 +1,146 @@
+"""From a sequence to one vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._network import Array
+from ..functional import Gradients
+from ._module import Stateless, no_state
+from ._positions import check_lengths
+from ._registry import register
+
+
+class _Pooling(Stateless):
+    """y = sum_t w_t x_t, with weights that follow from the lengths."""
+
+    def _weights(self, steps: int, lengths: npt.NDArray[Any]) -> Array:
+        """Return w (T, B), 0 past the lengths."""
+        raise TypeError(f"{type(self).__name__} has no weights")
+
+    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
+        """Return y (B, H), and None for a state; the arguments are those of `forward`."""
+        y, _, _ = self.forward(x, state, lengths=lengths)
+        return y, None
+
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
+        """Return one vector for each sequence, and a tape for `backward`.
+
+        Parameters
+        ----------
+        x : array
+            (T, B, H), or (T, H) for one sequence. Not read past the lengths.
+        state : None
+        lengths : array of integers (B,), optional
+            How many steps each sequence has, from 0 to T; an integer for one sequence.
+
+        Returns
+        -------
+        y : array
+            (B, H), or (H,); 0 where there is no step.
+        state : None
+        tape
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape, dtype or length, or a state.
+        """
+        no_state(state)
+        x = _core.as_array(x, "x", self.dtype.name)
+        if x.ndim not in (2, 3) or len(x) == 0:
+            raise ValueError(f"x: expected (T, B, H) or (T, H) with T > 0, got {x.shape}")
+        if lengths is None:
+            lengths = np.full(x.shape[1:-1], len(x))
+        weights = self._weights(len(x), check_lengths(lengths, x.shape[:-1])).astype(self.dtype)
+        weighted = np.multiply(
+            x, weights[..., np.newaxis], out=np.zeros_like(x), where=weights[..., np.newaxis] > 0
+        )
+        return weighted.sum(axis=0), None, weights
+
+    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
+        """Return the gradient of x: dx_t = w_t dy.
+
+        Parameters
+        ----------
+        tape
+            From `forward`.
+        dy : array
+            Like y.
+        dstate : None
+
+        Returns
+        -------
+        Gradients
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype.
+        """
+        no_state(dstate)
+        dy = _core.as_array(dy, "dy", self.dtype.name)
+        if dy.shape[:-1] != tape.shape[1:] or dy.ndim != tape.ndim:
+            raise ValueError(f"dy: expected {(*tape.shape[1:], 'H')}, got {dy.shape}")
+        return Gradients(tape[..., np.newaxis] * dy, None, {})
+
+
+@register
+class Last(_Pooling):
+    """The last step: y = x_n, where n is the last step of the sequence.
+
+    What a model of many to one reads; of a layer in two directions it is the end of the first and
+    the beginning of the second (one step of it): there `Mean` is the better choice.
+
+    Parameters
+    ----------
+    dtype : "float32" or "float64"
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Last
+    >>> x = np.arange(6, dtype=np.float32).reshape(3, 2, 1)  # T, B, H
+    >>> y, _ = Last()(x, lengths=[3, 1])
+    >>> y.ravel()
+    array([4., 1.], dtype=float32)
+    """
+
+    def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
+        super().__init__(dtype=dtype)
+
+    def _weights(self, steps: int, lengths: npt.NDArray[Any]) -> Array:
+        times = np.arange(steps).reshape(-1, *(1,) * lengths.ndim)
+        weights: Array = (times == lengths - 1).astype(self.dtype)
+        return weights
+
+
+@register
+class Mean(_Pooling):
+    """The mean over the steps: y = sum_t x_t / n, of the n steps that the sequence has.
+
+    Parameters
+    ----------
+    dtype : "float32" or "float64"
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedrnn.models import Mean
+    >>> x = np.arange(6, dtype=np.float32).reshape(3, 2, 1)  # T, B, H
+    >>> y, _ = Mean()(x, lengths=[3, 2])
+    >>> y.ravel()
+    array([2., 2.], dtype=float32)
+    """
+
+    def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
+        super().__init__(dtype=dtype)
+
+    def _weights(self, steps: int, lengths: npt.NDArray[Any]) -> Array:
+        times = np.arange(steps).reshape(-1, *(1,) * lengths.ndim)
+        weights: Array = (times < lengths) / np.maximum(lengths, 1)
+        return weights
