@@ -30,6 +30,7 @@ files            `save`, `load`, `CheckpointError`; `config`, `build`, `register
 from __future__ import annotations
 
 from . import schedules
+from ._module import Module
 from ._registry import build, config, register
 from .activation import Relu, Tanh
 from .attention import AdditiveAttention, AttentionGradients, ScaledDotProductAttention
@@ -77,6 +78,7 @@ __all__ = [
     "Loss",
     "Mean",
     "Minibatches",
+    "Module",
     "Progress",
     "RMSprop",
     "RegressionHead",

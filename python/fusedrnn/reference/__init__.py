@@ -17,7 +17,11 @@ Sequences of a batch may have lengths of their own, and an LSTM may have a proje
 `squared_error`         loss and gradient of o
 `linear_cross_entropy`  loss and gradients of y, V and c
 `linear_squared_error`  loss and gradients of y, V and c
+`convolution`           a window that slides over time
+`attention`             a weighted mean of a memory, and the weights
 ======================  =========================================================
+
+The scores of attention are `dot_product_score` and `additive_score`.
 
 Examples
 --------
@@ -31,7 +35,9 @@ Examples
 ((5, 2, 4), (1, 2, 4), (5, 2, 3))
 """
 
+from .attention import additive_score, attention, dot_product_score
 from .cell import Cell, Weights, sigmoid
+from .convolution import convolution
 from .dropout import dropout_mask
 from .head import (
     cross_entropy,
@@ -50,8 +56,12 @@ __all__ = [
     "Gradients",
     "Tape",
     "Weights",
+    "additive_score",
+    "attention",
     "backward",
+    "convolution",
     "cross_entropy",
+    "dot_product_score",
     "dropout_mask",
     "forward",
     "infer",
