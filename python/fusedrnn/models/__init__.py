@@ -19,10 +19,12 @@ parts            `Embedding`, `Linear`, `Conv1d`, `Tanh`, `Relu`, `Dropout`, `La
                  `fusedrnn.LSTM`, `GRU`, `RNN`
 heads            `SoftmaxHead`, `RegressionHead`
 losses           `linear_cross_entropy`, `linear_squared_error`, `cross_entropy`, `squared_error`
-models           `SequenceModel`
+models           `SequenceModel`, `EncoderDecoder`, `VectorDecoder`
+decoding         `greedy`, `beam`, `sample`, `language_step`, `read_prompt`, `select_state`
 optimizers       `SGD`, `Adam`, `AdamW`, `RMSprop`, `clip_by_norm`, `global_norm`,
                  `schedules`
 training         `fit`, `evaluate`, `History`; data: `Batch`, `Minibatches`, `Streams`
+pictures         `plot_history`, `plot_attention`
 files            `save`, `load`, `CheckpointError`; `config`, `build`, `register`
 ===============  =================================================================================
 """
@@ -30,15 +32,20 @@ files            `save`, `load`, `CheckpointError`; `config`, `build`, `register
 from __future__ import annotations
 
 from . import schedules
+from ._generation import select_state
 from ._module import Module
 from ._registry import build, config, register
 from .activation import Relu, Tanh
 from .attention import AdditiveAttention, AttentionGradients, ScaledDotProductAttention
+from .attention_map import plot_attention
+from .beam_search import Beams, beam
 from .checkpoint import CheckpointError, load, save
 from .convolution import Conv1d
 from .data import Batch, Minibatches, Source, Streams
+from .decoding import Decoded, greedy, language_step, read_prompt, sample
 from .dropout import Dropout
 from .embedding import Embedding
+from .encoder_decoder import EncoderDecoder, VectorDecoder
 from .heads import RegressionHead, SoftmaxHead
 from .history import History
 from .linear import Linear
@@ -52,6 +59,7 @@ from .losses import (
     squared_error,
 )
 from .optimizers import SGD, Adam, AdamW, RMSprop, clip_by_norm, global_norm
+from .plots import plot_history
 from .pooling import Last, Mean
 from .progress import Progress, Report
 from .sequence_model import Evaluation, SequenceModel, Step
@@ -65,10 +73,13 @@ __all__ = [
     "AdditiveAttention",
     "AttentionGradients",
     "Batch",
+    "Beams",
     "CheckpointError",
     "Conv1d",
+    "Decoded",
     "Dropout",
     "Embedding",
+    "EncoderDecoder",
     "Evaluation",
     "HeadGradients",
     "History",
@@ -92,6 +103,8 @@ __all__ = [
     "Step",
     "Streams",
     "Tanh",
+    "VectorDecoder",
+    "beam",
     "build",
     "clip_by_norm",
     "config",
@@ -99,11 +112,18 @@ __all__ = [
     "evaluate",
     "fit",
     "global_norm",
+    "greedy",
+    "language_step",
     "linear_cross_entropy",
     "linear_squared_error",
     "load",
+    "plot_attention",
+    "plot_history",
+    "read_prompt",
     "register",
+    "sample",
     "save",
     "schedules",
+    "select_state",
     "squared_error",
 ]
