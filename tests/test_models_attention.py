@@ -104,6 +104,21 @@ def test_scores_beyond_the_range_of_exp(kind):
     np.testing.assert_allclose(alpha.sum(axis=-1), 1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_that_are_known_give_the_same(kind):
+    attention, (query, memory) = make(kind), arrays()
+    memory[np.arange(S)[:, np.newaxis] >= LENGTHS] = np.nan
+    keys = attention.keys(memory)
+    for step in range(T):  # one query at a time, as in decoding
+        one = query[step : step + 1]
+        want = attention.attend(one, memory, lengths=LENGTHS)
+        got = attention.attend(one, memory, lengths=LENGTHS, keys=keys)
+        for array, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(array, other, atol=1e-15)
+    with pytest.raises(ValueError, match=r"keys: expected \(5, 3, 3\), got \(4, 3, 3\)"):
+        attention.attend(query, memory, keys=keys[1:])
+
+
 def test_additive_scores_in_parts_are_the_whole(monkeypatch):
     attention, (query, memory) = make(models.AdditiveAttention), arrays()
 

@@ -116,7 +116,9 @@ def test_every_number_of_threads_gives_the_same_bits(kind, dtype):
     for n in (1, 2, 3, 4):
         with threads(n):
             got = run(p)
+            alone = [run(p, gradients=False).value for _ in range(5)]
         assert got.value == want.value
+        assert alone == [want.value] * 5
         for gradient, other in zip(got.gradients, want.gradients, strict=True):
             np.testing.assert_array_equal(gradient, other)
 
@@ -213,6 +215,7 @@ def test_the_matrix_of_all_logits_is_never_in_memory():
 ERRORS = {
     "y: expected an array of float32 or float64, got int64": {"y": np.ones((3, 4), int)},
     "y: expected at least one dimension, got ()": {"y": np.float32(1)},
+    "y: expected a last dimension of at least 1, got (3, 0)": {"y": np.ones((3, 0), np.float32)},
     "weight: expected an array of float32, got float64": {"weight": np.ones((5, 4))},
     "weight: expected (K, 4) [K, H], got (5, 3)": {"weight": np.ones((5, 3), np.float32)},
     "weight: expected (K, 4) [K, H], got (0, 4)": {"weight": np.ones((0, 4), np.float32)},
@@ -225,6 +228,7 @@ ERRORS = {
     "weights: expected finite numbers of at least 0, got -1.0": {"weights": [1.0, -1.0, 0.0]},
     "weights: expected finite numbers of at least 0, got nan": {"weights": [1.0, np.nan, 0.0]},
     "weights: expected numbers, got <U1": {"weights": ["a", "b", "c"]},
+    "weights: expected a finite sum, got inf": {"weights": [1e308, 1e308, 0.0]},
     "lengths: expected (), got (1,)": {"lengths": [3]},
     "lengths: expected 0 to T = 3, got 4": {"lengths": 4},
     "lengths: expected integers, got float64": {"lengths": 2.5},
@@ -261,9 +265,31 @@ def test_errors_of_the_squared_error():
         assert str(error.value) == message
 
 
-def test_lengths_need_time():
+@pytest.mark.parametrize("shape", [(), (3, 2, 2)])
+def test_lengths_need_time_and_sequences(shape):
+    """With a third axis as long as the second, lengths of the one would fit the other, too."""
+    o, targets = np.ones((*shape, 3), np.float32), np.ones(shape, int)
     with pytest.raises(ValueError, match="lengths: expected targets over time"):
-        cross_entropy(np.ones(3, np.float32), np.int64(1), lengths=())
+        cross_entropy(o, targets, lengths=np.ones(shape[1:2], int))
+    with pytest.raises(ValueError, match="lengths: expected targets over time"):
+        squared_error(o, o, lengths=np.ones(shape[1:2], int))
+
+
+@pytest.mark.parametrize("array", ["targets", "weights"])
+def test_lists_of_different_lengths(array):
+    arguments = {"targets": [[0], [1]], array: [[0], [1, 2]]}
+    with pytest.raises(ValueError, match=f"{array}: "):
+        cross_entropy(np.ones((2, 1, 3), np.float32), **arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mean_with_weights_so_small_that_one_over_their_sum_is_infinite(kind):
+    p = problem(kind, "float64", positions=(4, 3), reduction="mean", ignored=False)
+    want = run(p)
+    p.options["weights"] = np.full((4, 3), 1e-310)
+    got = run(p)
+    assert got.value == pytest.approx(want.value, rel=1e-9)
+    np.testing.assert_allclose(got.gradients.weight, want.gradients.weight, rtol=1e-9)
 
 
 # Called as losses.py never does, the module must neither crash nor guess.
@@ -282,6 +308,7 @@ CORE = (
     ("position", "value"),
     [
         (0, np.ones((3, 5), np.float32)),
+        (1, np.ones((0, 4), np.float32)),
         (3, np.zeros(3, np.int64)),
         (3, np.array([0, 5])),
         (3, np.ones((2, 5), np.float32)),

@@ -354,7 +354,7 @@ ERRORS = {
         lambda: models.Mean(), X32, {"lengths": [1.0, 1.0, 1.0]},
     ),
     "x: expected (T, B, H) or (T, H) with T > 0, got (4,)": (lambda: models.Last(), X32[0, 0], {}),
-    "state: expected 1 states, one for each module, got ()": (
+    "state: expected 1 states, one for each module, got 0": (
         lambda: models.Sequential(models.Last()), X32, {"state": ()},
     ),
 }  # fmt: skip

@@ -24,9 +24,20 @@ class Composite:
 
     def _check_parts(self) -> None:
         """Raise an error unless all parts have what a part must have, and one dtype."""
+        owners: dict[int, str] = {}  # of modules, and of those inside them
         for name, part in self._parts.items():
+            if isinstance(part, type):
+                raise TypeError(f"{name}: expected a module, got the class {part.__name__}")
             if not hasattr(part, "load_parameters") or not callable(part):
                 raise TypeError(f"{name}: expected a module, got {type(part).__name__}")
+            for module in _all_modules(part):
+                # Its parameters would have two names, and be loaded twice.
+                if module.parameters and owners.setdefault(id(module), name) != name:
+                    raise ValueError(
+                        f"{name}: expected a module of its own, got {owners[id(module)]}'s"
+                    )
+            if getattr(part, "batch_first", False):
+                raise ValueError(f"{name}: expected time on the first axis, got batch_first=True")
             if part.dtype != self.dtype:
                 raise ValueError(f"{name}: expected the dtype {self.dtype}, got {part.dtype}")
 
@@ -105,6 +116,14 @@ class Composite:
         value = random_state(value, self.random_state)
         for name, part in self._parts.items():
             part.random_state = {key: value[_join(name, key)] for key in part.random_state}
+
+
+def _all_modules(part: Any) -> Iterator[Any]:
+    """Yield a module and all that are inside it."""
+    yield part
+    if isinstance(part, Composite):
+        for inner in part._parts.values():
+            yield from _all_modules(inner)
 
 
 def _join(name: str, key: str) -> str:

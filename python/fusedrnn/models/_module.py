@@ -8,12 +8,14 @@ A module has the calls of a layer, so `fusedrnn.LSTM`, `GRU` and `RNN` are modul
     module.parameters, module.load_parameters(...), module.edit_parameters()
     module.random_state                                          what dropout draws next
 
-x is time-major: (T, B, ...). A module without a state takes None and returns None.
+x is time-major: (T, B, ...). A module without a state takes None and returns None. What a tape
+reads again must not be changed until `backward` is done: x, and y, which is read-only then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +25,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._arguments import float_dtype, random_state, word
+from .._layer import physical_memory
 from .._network import Array, check_mapping
 from ..functional import Gradients
 from ._settings import representation
@@ -88,6 +91,10 @@ class Stateless:
     def __init__(self, *, dtype: npt.DTypeLike = "float32", seed: int | None = None) -> None:
         self._dtype = float_dtype(dtype, "dtype")
         rng = np.random.default_rng(None if seed is None else word(seed, "seed"))
+        for name, shape in self._shapes().items():
+            # Drawn in float64, then of the module's dtype, then copied.
+            if math.prod(shape) * (8 + 2 * self._dtype.itemsize) > physical_memory():
+                raise MemoryError(f"{name}: an array of {shape} doesn't fit in memory")
         self.load_parameters(
             {name: a.astype(self._dtype) for name, a in self._initial(rng).items()}
         )
@@ -97,11 +104,11 @@ class Stateless:
         return {}
 
     def _initial(self, rng: np.random.Generator) -> dict[str, Array]:
-        """Draw the initial parameters; U(-1/sqrt(n), 1/sqrt(n)), n the last axis of "weight"."""
+        """Draw the initial parameters; U(-1/sqrt(n), 1/sqrt(n)), n the inputs of each output."""
         shapes = self._shapes()
         if not shapes:
             return {}
-        bound = max(shapes["weight"][-1], 1) ** -0.5
+        bound = math.prod(shapes["weight"][1:]) ** -0.5
         return {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
 
     @property

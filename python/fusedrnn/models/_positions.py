@@ -32,10 +32,17 @@ def integers(value: Any, name: str) -> npt.NDArray[Any]:
     Traceback (most recent call last):
     TypeError: targets: expected integers, got float64
     """
-    array = np.asarray(value)
+    array = _array(value, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     return array
+
+
+def _array(value: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name}: {error}") from None
 
 
 def check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
@@ -44,14 +51,47 @@ def check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> N
         raise ValueError(f"{name}: expected {shape}, got {array.shape}")
 
 
-def check_lengths(lengths: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return the lengths (B,) of sequences of shape (T, B, ...), or () of one of shape (T, ...)."""
+def check_lengths(lengths: Any, shape: tuple[int, ...]) -> Integers:
+    """Return the lengths (B,) of sequences of shape (T, B), or () of one of shape (T,)."""
     array = integers(lengths, "lengths")
     check_shape(array, "lengths", shape[1:2])
     wrong = array[(array < 0) | (array > shape[0])]
     if wrong.size:
         raise ValueError(f"lengths: expected 0 to T = {shape[0]}, got {wrong.flat[0]}")
-    return array
+    return array.astype(np.int64)  # in which lengths - 1 is below 0, and lengths + k an index
+
+
+def steps_inside(steps: int, lengths: Integers) -> npt.NDArray[np.bool_]:
+    """Return which of so many steps are within the lengths: (T, B), or (T,).
+
+    Examples
+    --------
+    >>> steps_inside(2, np.array([2, 1, 0]))
+    array([[ True,  True, False],
+           [ True, False, False]])
+    """
+    inside: npt.NDArray[np.bool_] = np.arange(steps).reshape(-1, *(1,) * lengths.ndim) < lengths
+    return inside
+
+
+def zero_outside(x: Any, lengths: Any) -> npt.NDArray[Any]:
+    """Return a copy of x with 0 past the lengths, so that nothing matters that stands there.
+
+    Parameters
+    ----------
+    x : array
+        (T, B, ...), or (T, ...) of one sequence.
+    lengths : array of integers (B,), or ()
+
+    Examples
+    --------
+    >>> zero_outside(np.array([5, 6, -1]), 2)
+    array([5, 6, 0])
+    """
+    copy, ends = np.array(x), integers(lengths, "lengths")
+    if copy.ndim > 0:
+        copy[~steps_inside(len(copy), check_lengths(ends, copy.shape[: 1 + ends.ndim]))] = 0
+    return copy
 
 
 def positions(shape: tuple[int, ...], weights: Any, lengths: Any, counts: Any = None) -> Positions:
@@ -75,10 +115,9 @@ def positions(shape: tuple[int, ...], weights: Any, lengths: Any, counts: Any = 
     Positions(rows=array([1, 2]), weights=array([1. , 0.5]), count=1.5)
     """
     if lengths is not None:
-        if not shape:
-            raise ValueError("lengths: expected targets over time, (T, B), got one target")
-        times = np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
-        inside = times < check_lengths(lengths, shape)
+        if len(shape) not in (1, 2):
+            raise ValueError(f"lengths: expected targets over time, (T,) or (T, B), got {shape}")
+        inside = steps_inside(shape[0], check_lengths(lengths, shape))
         counts = inside if counts is None else counts & inside
     if weights is not None:
         weights = _weights(weights, shape, counts)
@@ -89,12 +128,16 @@ def positions(shape: tuple[int, ...], weights: Any, lengths: Any, counts: Any = 
     if weights is None:
         return Positions(rows, None, float(np.prod(shape) if rows is None else len(rows)))
     flat = weights.ravel() if rows is None else weights.ravel()[rows]
-    return Positions(rows, flat, float(flat.sum()))
+    with np.errstate(over="ignore"):
+        count = float(flat.sum())
+    if not np.isfinite(count):
+        raise ValueError("weights: expected a finite sum, got inf")
+    return Positions(rows, flat, count)
 
 
 def _weights(value: Any, shape: tuple[int, ...], counts: Any) -> Array:
     """Return the weights in float64; what stands where nothing counts is not judged."""
-    array = np.asarray(value)
+    array = _array(value, "weights")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"weights: expected numbers, got {array.dtype}")
     check_shape(array, "weights", shape)

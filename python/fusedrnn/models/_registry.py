@@ -126,17 +126,16 @@ def build(config: Mapping[str, Any]) -> Any:
         known = ", ".join(sorted(_kinds))
         raise ValueError(f"config: expected a kind, one of {known}, got {name!r}")
     kind = _kinds[name]
-    if isinstance(modules := arguments.get(_MODULES), Mapping):
-        made = {key: build(value) for key, value in modules.items()}
-        if list(made) == [str(i) for i in range(len(made))]:
-            return kind(*made.values())
-        return kind(**made)
+    if isinstance(arguments.get(_MODULES), Mapping):
+        arguments |= arguments.pop(_MODULES)
     made = {k: build(v) if isinstance(v, Mapping) else v for k, v in arguments.items()}
+    numbered = list(made) == [str(i) for i in range(len(made))]
+    positional, named = (list(made.values()), {}) if numbered else ([], made)
     try:
-        inspect.signature(kind).bind(**made)
+        inspect.signature(kind).bind(*positional, **named)
     except TypeError as error:
         raise ValueError(f"config: {name}: {error}") from None
-    return kind(**made)
+    return kind(*positional, **named)
 
 
 def _plain(value: Any) -> Any:

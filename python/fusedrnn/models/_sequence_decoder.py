@@ -216,14 +216,16 @@ class SequenceDecoder(Composite):
         h: Array = self.decoder(u, encoded.state, lengths=taught.lengths)[0]
         return h
 
-    def _attend(self, h: Array, memory: Any, lengths: Any, *, train: bool) -> tuple[Array, Any]:
+    def _attend(
+        self, h: Array, memory: Any, lengths: Any, *, train: bool, keys: Any = None
+    ) -> tuple[Array, Any]:
         """Return ~h [T, B, A], or h without attention, and a tape."""
         if self.attention is None:
             return h, None
         if train:
             context, tape = self.attention.forward(h, memory, lengths=lengths)
         else:
-            context, tape = self.attention.attend(h, memory, lengths=lengths)[0], None
+            context, tape = self.attention.attend(h, memory, lengths=lengths, keys=keys)[0], None
         joined = np.concatenate((context, h), axis=-1)
         y, _, combine_tape = self._parts["combine"].forward(joined)
         np.tanh(y, out=y)
@@ -278,14 +280,15 @@ class SequenceDecoder(Composite):
         of_rows = None if encoded.lengths is None else encoded.lengths[np.newaxis]
 
         def step(symbols: Integers, state: Any) -> tuple[Array, Any]:
-            decoder_state, memory, of_rows = state
+            decoder_state, memory, keys, of_rows = state
             u, _ = self.target(symbols[np.newaxis])
             h, decoder_state = self.decoder(u, decoder_state)
             lengths = None if of_rows is None else of_rows[0]
-            y, _ = self._attend(h, memory, lengths, train=False)
-            return self.head(y)[0][0], (decoder_state, memory, of_rows)
+            y, _ = self._attend(h, memory, lengths, train=False, keys=keys)
+            return self.head(y)[0][0], (decoder_state, memory, keys, of_rows)
 
-        return step, (encoded.state, encoded.memory, of_rows)
+        keys = None if self.attention is None else self.attention.keys(encoded.memory)
+        return step, (encoded.state, encoded.memory, keys, of_rows)
 
     def decode(
         self,

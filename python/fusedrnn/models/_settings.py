@@ -34,8 +34,9 @@ def representation(module: Any) -> str:
     parameters = inspect.signature(type(module)).parameters
     arguments = []
     for name, value in settings(module).items():
-        if parameters[name].default is inspect.Parameter.empty:
+        required = parameters[name].default is inspect.Parameter.empty
+        if required and parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY:
             arguments.append(repr(value))
-        elif value != parameters[name].default:
+        elif required or value != parameters[name].default:
             arguments.append(f"{name}={value!r}")
     return f"{type(module).__name__}({', '.join(arguments)})"

@@ -11,6 +11,7 @@ from .. import _core
 from .._network import Array
 from ..functional import Gradients
 from ._module import Stateless, no_state
+from ._positions import check_shape
 from ._registry import register
 
 
@@ -28,8 +29,8 @@ class _Activation(Stateless):
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return y, and None for a state; the arguments are those of `forward`."""
-        y, _, _ = self.forward(x, state)
-        return y, None
+        no_state(state)
+        return self._f(_core.as_array(x, "x", self.dtype.name)), None
 
     def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
         """Return y, None for a state, and a tape for `backward`.
@@ -45,7 +46,7 @@ class _Activation(Stateless):
         Returns
         -------
         y : array
-            Like x.
+            Like x. Read-only, since the tape reads it again.
         state : None
         tape
 
@@ -54,8 +55,8 @@ class _Activation(Stateless):
         ValueError, TypeError
             For a state, or a wrong dtype.
         """
-        no_state(state)
-        y = self._f(_core.as_array(x, "x", self.dtype.name))
+        y = np.asarray(self(x, state)[0])
+        y.flags.writeable = False
         return y, None, y
 
     def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
@@ -80,8 +81,7 @@ class _Activation(Stateless):
         """
         no_state(dstate)
         dy = _core.as_array(dy, "dy", self.dtype.name)
-        if dy.shape != tape.shape:
-            raise ValueError(f"dy: expected {tape.shape}, got {dy.shape}")
+        check_shape(dy, "dy", tape.shape)
         return Gradients(self._derivative(tape) * dy, None, {})
 
 

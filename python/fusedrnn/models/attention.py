@@ -38,10 +38,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._arguments import size
+from .._arguments import size as checked_size
 from .._network import Array
 from ._module import Stateless
-from ._positions import check_lengths, check_shape
+from ._positions import check_lengths, check_shape, steps_inside
 from ._registry import register
 
 # Of the additive scores' array [B, T, S, A], which is made for a few queries at a time: 4 MiB in
@@ -80,9 +80,9 @@ class Attention(Stateless):
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self._query_size = _at_least_one(query_size, "query_size")
-        self._memory_size = _at_least_one(memory_size, "memory_size")
-        self._size = _at_least_one(size, "size")
+        self._query_size = checked_size(query_size, "query_size")
+        self._memory_size = checked_size(memory_size, "memory_size")
+        self._size = checked_size(size, "size")
         super().__init__(dtype=dtype, seed=seed)
 
     @property
@@ -114,13 +114,37 @@ class Attention(Stateless):
         context, _ = self.forward(query, memory, lengths=lengths)
         return context
 
-    def attend(self, query: Any, memory: Any, *, lengths: Any = None) -> tuple[Array, Array]:
-        """Return the context, and the weights that made it: for pictures.
+    def keys(self, memory: Any) -> Array:
+        """Return W_k m (S, B, A): what `attend` needs of a memory, for many calls with it.
+
+        Parameters
+        ----------
+        memory : array (S, B, M)
+
+        Returns
+        -------
+        array (S, B, A)
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype.
+        """
+        memory = self._read(memory, "memory", ("S", "B", self.memory_size))
+        keys: Array = memory @ self.parameters["key"].T
+        return keys
+
+    def attend(
+        self, query: Any, memory: Any, *, lengths: Any = None, keys: Any = None
+    ) -> tuple[Array, Array]:
+        """Return the context, and the weights that made it: for pictures, and step by step.
 
         Parameters
         ----------
         query, memory, lengths
             As in `forward`.
+        keys : array (S, B, A), optional
+            From `keys`, of this memory, so that it needn't be multiplied again.
 
         Returns
         -------
@@ -133,7 +157,7 @@ class Attention(Stateless):
         ValueError, TypeError
             As from `forward`.
         """
-        context, tape = self.forward(query, memory, lengths=lengths)
+        context, tape = self._forward(query, memory, lengths, keys)
         return context, tape.alpha.swapaxes(0, 1)
 
     def forward(self, query: Any, memory: Any, *, lengths: Any = None) -> tuple[Array, Any]:
@@ -157,21 +181,7 @@ class Attention(Stateless):
         ValueError, TypeError
             For a wrong shape, dtype or length.
         """
-        query = self._read(query, "query", ("T", "B", self.query_size))
-        memory = self._read(memory, "memory", ("S", "B", self.memory_size))
-        if query.shape[1] != memory.shape[1]:
-            wanted = (memory.shape[0], query.shape[1], self.memory_size)
-            raise ValueError(f"memory: expected {wanted}, got {memory.shape}")
-        query, memory, inside = query.swapaxes(0, 1), memory.swapaxes(0, 1), None
-        if lengths is not None:
-            lengths = check_lengths(lengths, (memory.shape[1], memory.shape[0]))
-            inside = np.arange(memory.shape[1]) < lengths[:, np.newaxis]  # [B, S]
-            memory = np.where(inside[..., np.newaxis], memory, memory.dtype.type(0))
-        p = self.parameters
-        q, k = query @ p["query"].T, memory @ p["key"].T
-        alpha = _softmax(self._scores(q, k, p), inside)
-        context = alpha @ memory
-        return context.swapaxes(0, 1), _Tape(query, memory, q, k, alpha, p)
+        return self._forward(query, memory, lengths, None)
 
     def backward(self, tape: Any, dcontext: Any) -> AttentionGradients:
         """Return the gradients of queries, memory and parameters.
@@ -205,6 +215,30 @@ class Attention(Stateless):
         return AttentionGradients(
             (dq @ p["query"]).swapaxes(0, 1), d_memory.swapaxes(0, 1), ordered
         )
+
+    def _forward(self, query: Any, memory: Any, lengths: Any, keys: Any) -> tuple[Array, _Tape]:
+        """Return what `forward` does, with keys that may be known already."""
+        query = self._read(query, "query", ("T", "B", self.query_size))
+        memory = self._read(memory, "memory", ("S", "B", self.memory_size))
+        if query.shape[1] != memory.shape[1]:
+            wanted = (memory.shape[0], query.shape[1], self.memory_size)
+            raise ValueError(f"memory: expected {wanted}, got {memory.shape}")
+        query, memory, inside = query.swapaxes(0, 1), memory.swapaxes(0, 1), None
+        if lengths is not None:
+            lengths = check_lengths(lengths, (memory.shape[1], memory.shape[0]))
+            inside = steps_inside(memory.shape[1], lengths).T  # [B, S]
+            memory = np.where(inside[..., np.newaxis], memory, memory.dtype.type(0))
+        p = self.parameters
+        if keys is None:
+            k = memory @ p["key"].T
+        else:
+            k = _core.as_array(keys, "keys", self.dtype.name)
+            check_shape(k, "keys", (memory.shape[1], memory.shape[0], self.size))
+            k = k.swapaxes(0, 1)
+        q = query @ p["query"].T
+        alpha = _softmax(self._scores(q, k, p), inside)
+        context = alpha @ memory
+        return context.swapaxes(0, 1), _Tape(query, memory, q, k, alpha, p)
 
     def _scores(self, q: Array, k: Array, p: Any) -> Array:
         """Return e [B, T, S] of q [B, T, A] and k [B, S, A]."""
@@ -316,11 +350,13 @@ class AdditiveAttention(Attention):
         dv = np.zeros_like(p["v"])
         for part in self._parts(tape.q, tape.k):
             u = self._u(tape.q[:, part], tape.k, p)  # again: to keep it would take the most memory
-            e = d_e[:, part, :, np.newaxis]
-            dv += np.einsum("bts,btsa->a", d_e[:, part], u)
-            da = e * (p["v"] * (1 - u * u))
-            dq[:, part] = da.sum(axis=2)
-            dk += da.sum(axis=1)
+            e = d_e[:, part]
+            dv += e.reshape(-1) @ u.reshape(-1, self.size)
+            np.multiply(u, u, out=u)
+            np.subtract(1, u, out=u)  # 1 - u^2; times e v it is da, of which v is left for the sums
+            dq[:, part] = p["v"] * (e[:, :, np.newaxis] @ u)[:, :, 0]
+            u *= e[..., np.newaxis]
+            dk += p["v"] * u.sum(axis=1)
         return dq, dk, {"bias": dq.sum(axis=(0, 1)), "v": dv}
 
     def _u(self, q: Array, k: Array, p: Any) -> Array:
@@ -352,6 +388,3 @@ def _outer(dy: Array, x: Array) -> Array:
     """Return the sum over all positions of dy x^T."""
     product: Array = dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
     return product
-
-
-_at_least_one = size

@@ -12,7 +12,7 @@ from .._arguments import flag, size
 from .._network import Array
 from ..functional import Gradients
 from ._module import Stateless, no_state
-from ._positions import check_lengths, check_shape
+from ._positions import check_lengths, check_shape, steps_inside
 from ._registry import register
 
 PADDINGS = ("causal", "same")
@@ -88,7 +88,7 @@ class Conv1d(Stateless):
         self._inputs = size(inputs, "inputs")
         self._outputs = size(outputs, "outputs")
         self._width = size(width, "width")
-        if padding not in PADDINGS:
+        if not isinstance(padding, str) or padding not in PADDINGS:
             raise ValueError(f"padding: expected 'causal' or 'same', got {padding!r}")
         self._padding = padding
         self._bias = flag(bias, "bias")
@@ -128,10 +128,6 @@ class Conv1d(Stateless):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.outputs, self.width, self.inputs)}
         return shapes | ({"bias": (self.outputs,)} if self.bias else {})
 
-    def _initial(self, rng: np.random.Generator) -> dict[str, Array]:
-        bound = (self.width * self.inputs) ** -0.5
-        return {name: rng.uniform(-bound, bound, shape) for name, shape in self._shapes().items()}
-
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any]:
         """Return y and the last state; the arguments are those of `forward`."""
         y, state, _ = self.forward(x, state, lengths=lengths)
@@ -170,17 +166,15 @@ class Conv1d(Stateless):
         inside = None
         if lengths is not None:
             lengths = check_lengths(lengths, x.shape[:-1])
-            times = np.arange(len(x)).reshape(-1, *(1,) * lengths.ndim)
-            inside = (times < lengths)[..., np.newaxis]
+            inside = steps_inside(len(x), lengths)[..., np.newaxis]
         padded = self._padded(x, self._checked_state(state, x), inside)
-        weight = self.parameters["weight"]
+        p = self.parameters  # of one version, whatever another thread loads
+        weight = p["weight"]
         windows = self._windows(padded, len(x))
         y: Array = windows @ weight.reshape(self.outputs, -1).T
         if self.bias:
-            y += self.parameters["bias"]
-        y = y.reshape((*x.shape[:-1], self.outputs))
-        if inside is not None:
-            y *= inside
+            y += p["bias"]
+        y = _inside(y.reshape((*x.shape[:-1], self.outputs)), inside)
         return y, self._last(padded, len(x), lengths), (padded, x.shape, weight, inside, lengths)
 
     def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
@@ -208,9 +202,7 @@ class Conv1d(Stateless):
         steps = shape[0]
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", (*shape[:-1], self.outputs))
-        if inside is not None:
-            dy = dy * inside
-        rows = dy.reshape(-1, self.outputs)
+        rows = _inside(dy, inside).reshape(-1, self.outputs)
         d_weight = (rows.T @ self._windows(padded, steps)).reshape(weight.shape)
         d_padded = np.zeros_like(padded)
         for k in range(self.width):
@@ -223,11 +215,8 @@ class Conv1d(Stateless):
         elif dstate is not None:
             dstate = _core.as_array(dstate, "dstate", self.dtype.name)
             check_shape(dstate, "dstate", (self.width - 1, *shape[1:]))
-            index = self._last_index(shape, lengths)
-            np.add.at(d_padded, index, dstate)  # each place once
-        dx = d_padded[self._before : self._before + steps]
-        if inside is not None:
-            dx = dx * inside
+            d_padded[self._last_index(shape, lengths)] += dstate
+        dx = _inside(d_padded[self._before : self._before + steps], inside)
         state = d_padded[: self.width - 1] if self.padding == "causal" else None
         return Gradients(dx, state, parameters)
 
@@ -272,3 +261,8 @@ class Conv1d(Stateless):
         offsets = np.arange(self.width - 1).reshape(-1, *(1,) * lengths.ndim)
         times = offsets + lengths  # (K - 1, B)
         return (times, *np.indices(times.shape)[1:])
+
+
+def _inside(array: Array, inside: npt.NDArray[np.bool_] | None) -> Array:
+    """Return an array with 0 past the lengths, whatever stood there."""
+    return array if inside is None else np.where(inside, array, array.dtype.type(0))

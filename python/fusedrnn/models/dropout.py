@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
+from .. import _core, _layer
 from .._arguments import probability, random_state, word
 from .._network import Array
 from ..functional import Gradients
-from ..reference.dropout import dropout_mask
+from ..reference.dropout import dropout_words
 from ._module import RandomState, Stateless, no_state
+from ._positions import check_shape
 from ._registry import register
 
 
@@ -68,13 +70,16 @@ class Dropout(Stateless):
     @property
     def random_state(self) -> RandomState:
         """{"": (seed, calls)}, from which the next mask follows. May be set."""
-        return {"": (self._seed, self._calls)} if self.p > 0 else {}
+        with _layer._lock:
+            state = self._seed, self._calls
+        return {"": state} if self.p > 0 else {}
 
     @random_state.setter
     def random_state(self, value: Mapping[str, tuple[int, int]]) -> None:
         checked = random_state(value, self.random_state)
         if checked:
-            self._seed, self._calls = checked[""]
+            with _layer._lock:
+                self._seed, self._calls = checked[""]
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return x, and None for a state: nothing is dropped in inference."""
@@ -107,10 +112,19 @@ class Dropout(Stateless):
         no_state(state)
         x = _core.as_array(x, "x", self.dtype.name)
         if self.p == 0:
-            return x, None, None
-        mask = dropout_mask(x.shape, self.p, (self._seed, self._calls), 0).astype(self.dtype)
-        self._calls += 1
-        return x * mask, None, mask
+            return x, None, (x.shape, None)
+        with _layer._lock:  # two threads must not draw the same mask
+            key = self._seed, self._calls
+            self._calls += 1
+        mask = self._mask(x.shape, key)
+        return x * mask, None, (x.shape, mask)
+
+    def _mask(self, shape: tuple[int, ...], key: tuple[int, int]) -> Array:
+        """Return the reference's `dropout_mask`, at once in this dtype: twice as fast."""
+        keep = dropout_words(math.prod(shape), key, 0) >= np.uint64(round(self.p * 2**32))
+        mask = keep.reshape(shape).astype(self.dtype)
+        mask *= 1 / (1 - self.p) if self.p < 1 else 0.0
+        return mask
 
     def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
         """Return the gradient of x.
@@ -133,9 +147,7 @@ class Dropout(Stateless):
             For a wrong shape or dtype.
         """
         no_state(dstate)
+        shape, mask = tape
         dy = _core.as_array(dy, "dy", self.dtype.name)
-        if tape is None:
-            return Gradients(dy, None, {})
-        if dy.shape != tape.shape:
-            raise ValueError(f"dy: expected {tape.shape}, got {dy.shape}")
-        return Gradients(tape * dy, None, {})
+        check_shape(dy, "dy", shape)
+        return Gradients(dy if mask is None else mask * dy, None, {})

@@ -8,12 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._arguments import size
+from .._arguments import size as checked_size
 from .._network import Array
 from ..functional import Gradients
 from ._module import Stateless, no_state
 from ._positions import check_shape, integers
 from ._registry import register
+
+# Of the indices that are made at once for the gradient: 2 MiB, so that they stay in a cache.
+CHUNK_ELEMENTS = 1 << 18
 
 
 @register
@@ -65,7 +68,8 @@ class Embedding(Stateless):
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self._symbols, self._size = _size(symbols, "symbols"), _size(size, "size")
+        self._symbols = checked_size(symbols, "symbols")
+        self._size = checked_size(size, "size")
         super().__init__(dtype=dtype, seed=seed)
 
     @property
@@ -141,15 +145,12 @@ class Embedding(Stateless):
         no_state(dstate)
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", (*tape.shape, self.size))
-        # Sorted, the rows of each symbol stand together, in the order of their positions.
-        order = np.argsort(tape, axis=None, kind="stable")
-        sorted_symbols = tape.reshape(-1)[order]
         d_weight = np.zeros((self.symbols, self.size), self.dtype)
-        if order.size:
-            starts = np.flatnonzero(np.diff(sorted_symbols, prepend=-1))
-            rows = dy.reshape(-1, self.size)[order]
-            d_weight[sorted_symbols[starts]] = np.add.reduceat(rows, starts, axis=0)
+        rows, columns = dy.reshape(-1, self.size), np.arange(self.size)
+        symbols = tape.reshape(-1, 1).astype(np.intp)
+        # `add.at` is fast for numbers one by one, not for rows. It adds in the order of positions.
+        step = max(CHUNK_ELEMENTS // self.size, 1)
+        for part in (slice(start, start + step) for start in range(0, len(rows), step)):
+            places = symbols[part] * self.size + columns
+            np.add.at(d_weight.reshape(-1), places.reshape(-1), rows[part].reshape(-1))
         return Gradients(None, None, {"weight": d_weight})
-
-
-_size = size

@@ -33,6 +33,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import _core
 from .._arguments import size, word
@@ -40,7 +41,7 @@ from .._layer import Layer
 from .._network import Array
 from . import _bridge
 from ._module import Module
-from ._positions import check_lengths, steps_inside, zero_outside
+from ._positions import Integers, check_lengths, steps_inside, zero_outside
 from ._registry import register
 from ._sequence_decoder import Encoded, SequenceDecoder, check_decoder, check_layer, named, run
 from .attention import Attention
@@ -162,8 +163,7 @@ class EncoderDecoder(SequenceDecoder):
         return self._parts["encoder"]
 
     def _encode(self, inputs: Any, lengths: Any, *, train: bool) -> Encoded:
-        if lengths is not None:
-            inputs = zero_outside(inputs, lengths)
+        inputs, lengths = _read(inputs, lengths)
         x, _, source_tape = run(self.source, inputs, lengths=lengths, train=train)
         memory, last, encoder_tape = run(self.encoder, x, lengths=lengths, train=train)
         if "bridge" not in self._parts:
@@ -336,3 +336,13 @@ def _check_attention(attention: Any, query: int, memory: int) -> None:
             f"attention: expected query_size={query} and memory_size={memory}, "
             f"got {attention.query_size} and {attention.memory_size}"
         )
+
+
+def _read(inputs: Any, lengths: Any) -> tuple[npt.NDArray[Any], Integers | None]:
+    """Return the inputs with 0 past their lengths, and the lengths."""
+    array = np.asarray(inputs)
+    if array.ndim < 2 or len(array) < 1:
+        raise ValueError(f"inputs: expected (S, B, ...), S at least 1, got {array.shape}")
+    if lengths is None:
+        return array, None
+    return zero_outside(array, lengths), check_lengths(lengths, array.shape)

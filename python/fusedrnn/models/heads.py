@@ -45,13 +45,17 @@ class _Head(Stateless):
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self._outputs, self.input_size), "bias": (self._outputs,)}
 
+    def _checked(self, y: Any) -> Array:
+        array = _core.as_array(y, "y", self.dtype.name)
+        if array.ndim < 1 or array.shape[-1] != self.input_size:
+            raise ValueError(f"y: expected (..., {self.input_size}) [..., H], got {array.shape}")
+        return array
+
     def _linear(self, y: Any) -> Array:
-        y = _core.as_array(y, "y", self.dtype.name)
-        if y.ndim < 1 or y.shape[-1] != self.input_size:
-            raise ValueError(f"y: expected (..., {self.input_size}) [..., H], got {y.shape}")
+        y, p = self._checked(y), self.parameters
         # One product of two matrices, however many axes there are.
-        o: Array = y.reshape(-1, self.input_size) @ self.parameters["weight"].T
-        o += self.parameters["bias"]
+        o: Array = y.reshape(-1, self.input_size) @ p["weight"].T
+        o += p["bias"]
         return o.reshape((*y.shape[:-1], self._outputs))
 
 
@@ -174,10 +178,11 @@ class SoftmaxHead(_Head):
         ValueError, TypeError, MemoryError
             As from `linear_cross_entropy`.
         """
+        p = self.parameters
         return linear_cross_entropy(
-            y,
-            self.parameters["weight"],
-            self.parameters["bias"],
+            self._checked(y),
+            p["weight"],
+            p["bias"],
             targets,
             weights=weights,
             lengths=lengths,
@@ -217,7 +222,7 @@ class RegressionHead(_Head):
     >>> head = RegressionHead(4, 2, seed=0)
     >>> y = np.ones((5, 3, 4), np.float32)
     >>> o, _ = head(y)
-    >>> head.loss(y, o).value
+    >>> round(head.loss(y, o).value, 6)  # by BLAS, and by the kernels
     0.0
     """
 
@@ -284,10 +289,11 @@ class RegressionHead(_Head):
         ValueError, TypeError, MemoryError
             As from `linear_squared_error`.
         """
+        p = self.parameters
         return linear_squared_error(
-            y,
-            self.parameters["weight"],
-            self.parameters["bias"],
+            self._checked(y),
+            p["weight"],
+            p["bias"],
             targets,
             weights=weights,
             lengths=lengths,

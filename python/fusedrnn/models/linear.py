@@ -119,11 +119,11 @@ class Linear(Stateless):
         x = _core.as_array(x, "x", self.dtype.name)
         if x.ndim < 1 or x.shape[-1] != self.inputs:
             raise ValueError(f"x: expected (..., {self.inputs}) [..., I], got {x.shape}")
-        weight = self.parameters["weight"]
-        y: Array = x.reshape(-1, self.inputs) @ weight.T
+        p = self.parameters  # of one version, whatever another thread loads
+        y: Array = x.reshape(-1, self.inputs) @ p["weight"].T
         if self.bias:
-            y += self.parameters["bias"]
-        return y.reshape((*x.shape[:-1], self.outputs)), None, (x, weight)
+            y += p["bias"]
+        return y.reshape((*x.shape[:-1], self.outputs)), None, (x, p["weight"])
 
     def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
         """Return the gradients.

@@ -281,6 +281,8 @@ def _rows(value: Any, name: str) -> Array:
     array = _core.as_array(value, name)
     if array.ndim < 1:
         raise ValueError(f"{name}: expected at least one dimension, got {array.shape}")
+    if array.shape[-1] < 1:
+        raise ValueError(f"{name}: expected a last dimension of at least 1, got {array.shape}")
     return array
 
 
@@ -313,19 +315,13 @@ def _classes(
     return chosen, wanted.astype(np.int64)
 
 
-def _scale(chosen: Positions, reduction: str) -> float:
-    """Return the factor of the sum of all losses."""
+def _factors(chosen: Positions, reduction: str, rows: int) -> Array:
+    """Return w_n, or w_n / sum w for the mean, of each row that counts."""
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction: expected 'sum' or 'mean', got {reduction!r}")
-    return 1 / chosen.count if reduction == "mean" and chosen.count > 0 else 1.0
-
-
-def _factors(chosen: Positions, reduction: str, rows: int) -> npt.NDArray[np.float64]:
-    """Return w_n, or w_n / sum w for the mean, of each row that counts."""
-    factors = np.full(rows, _scale(chosen, reduction))
-    if chosen.weights is not None:
-        factors *= chosen.weights
-    return factors
+    weights = np.ones(rows) if chosen.weights is None else chosen.weights
+    # Not times 1 / count, which overflows where the weights are denormals.
+    return weights / chosen.count if reduction == "mean" and rows > 0 else weights
 
 
 def _loss(

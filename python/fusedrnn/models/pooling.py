@@ -11,14 +11,17 @@ from .. import _core
 from .._network import Array
 from ..functional import Gradients
 from ._module import Stateless, no_state
-from ._positions import check_lengths
+from ._positions import Integers, check_lengths, check_shape, steps_inside
 from ._registry import register
 
 
 class _Pooling(Stateless):
     """y = sum_t w_t x_t, with weights that follow from the lengths."""
 
-    def _weights(self, steps: int, lengths: npt.NDArray[Any]) -> Array:
+    #: y has no axis of time, so lengths say nothing of it: see `Sequential`.
+    ends_time = True
+
+    def _weights(self, steps: int, lengths: Integers) -> Array:
         """Return w (T, B), 0 past the lengths."""
         raise TypeError(f"{type(self).__name__} has no weights")
 
@@ -57,10 +60,8 @@ class _Pooling(Stateless):
         if lengths is None:
             lengths = np.full(x.shape[1:-1], len(x))
         weights = self._weights(len(x), check_lengths(lengths, x.shape[:-1])).astype(self.dtype)
-        weighted = np.multiply(
-            x, weights[..., np.newaxis], out=np.zeros_like(x), where=weights[..., np.newaxis] > 0
-        )
-        return weighted.sum(axis=0), None, weights
+        weighted = _times(weights[..., np.newaxis], x, x.shape)
+        return weighted.sum(axis=0), None, (weights, x.shape)
 
     def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
         """Return the gradient of x: dx_t = w_t dy.
@@ -83,10 +84,10 @@ class _Pooling(Stateless):
             For a wrong shape or dtype.
         """
         no_state(dstate)
+        weights, shape = tape
         dy = _core.as_array(dy, "dy", self.dtype.name)
-        if dy.shape[:-1] != tape.shape[1:] or dy.ndim != tape.ndim:
-            raise ValueError(f"dy: expected {(*tape.shape[1:], 'H')}, got {dy.shape}")
-        return Gradients(tape[..., np.newaxis] * dy, None, {})
+        check_shape(dy, "dy", shape[1:])
+        return Gradients(_times(weights[..., np.newaxis], dy, shape), None, {})
 
 
 @register
@@ -113,10 +114,9 @@ class Last(_Pooling):
     def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
         super().__init__(dtype=dtype)
 
-    def _weights(self, steps: int, lengths: npt.NDArray[Any]) -> Array:
-        times = np.arange(steps).reshape(-1, *(1,) * lengths.ndim)
-        weights: Array = (times == lengths - 1).astype(self.dtype)
-        return weights
+    def _weights(self, steps: int, lengths: Integers) -> Array:
+        weights = steps_inside(steps, lengths) & ~steps_inside(steps, lengths - 1)
+        return weights.astype(self.dtype)
 
 
 @register
@@ -140,7 +140,11 @@ class Mean(_Pooling):
     def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
         super().__init__(dtype=dtype)
 
-    def _weights(self, steps: int, lengths: npt.NDArray[Any]) -> Array:
-        times = np.arange(steps).reshape(-1, *(1,) * lengths.ndim)
-        weights: Array = (times < lengths) / np.maximum(lengths, 1)
+    def _weights(self, steps: int, lengths: Integers) -> Array:
+        weights: Array = steps_inside(steps, lengths) / np.maximum(lengths, 1)
         return weights
+
+
+def _times(weights: Array, x: Array, shape: tuple[int, ...]) -> Array:
+    """Return weights x; 0 where the weight is 0, whatever stands there."""
+    return np.multiply(weights, x, out=np.zeros(shape, x.dtype), where=weights > 0)

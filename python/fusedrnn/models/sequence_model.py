@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .._network import Array
 from ._composite import Composite
 from ._module import Module
@@ -172,6 +174,12 @@ class SequenceModel(Composite):
 
     @staticmethod
     def _target_lengths(batch: Batch, y: Array) -> Any:
-        if batch.target_lengths is not None:
-            return batch.target_lengths
-        return batch.lengths if y.ndim == 3 else None
+        """Return the lengths of the targets; None where y (T, B, H), (T, H) has no time."""
+        if batch.target_lengths is None:
+            axes = 0 if batch.lengths is None else np.ndim(batch.lengths)
+            return batch.lengths if y.ndim == axes + 2 else None
+        if y.ndim == np.ndim(batch.target_lengths) + 1:
+            raise ValueError(
+                f"target_lengths: expected None, since the body's y has no time, {y.shape}"
+            )
+        return batch.target_lengths

@@ -7,12 +7,17 @@ from typing import Any
 from ..functional import Gradients
 from ._composite import Composite
 from ._module import Module
+from ._positions import zero_outside
 from ._registry import register
 
 
 @register
 class Sequential(Composite):
     """Modules one after the other: each one's y is the next one's x.
+
+    Nothing is read past the lengths, be it NaN or no symbol: the first module's x is 0 there. What
+    comes after `Last` or `Mean`, or any module with a true attribute `ends_time`, gets no lengths:
+    there is no time any more.
 
     Parameters
     ----------
@@ -29,7 +34,7 @@ class Sequential(Composite):
     Raises
     ------
     ValueError
-        If there is no module, or their dtypes differ.
+        If there is no module, one stands there twice, two have one name, or their dtypes differ.
     TypeError
         If one isn't a module.
 
@@ -48,10 +53,22 @@ class Sequential(Composite):
     """
 
     def __init__(self, *modules: Module, **named: Module) -> None:
-        self._parts = {str(i): module for i, module in enumerate(modules)} | named
+        self._parts = {str(i): module for i, module in enumerate(modules)}
+        for name, module in named.items():
+            if name in self._parts or "." in name:
+                raise ValueError(f"modules: expected a name of its own, without dots, got {name}")
+            self._parts[name] = module
         if not self._parts:
             raise ValueError("modules: expected at least one, got none")
         self._check_parts()
+        for name, module in self._parts.items():
+            if not hasattr(module, "forward"):  # a head
+                raise TypeError(f"{name}: expected a module, got {type(module).__name__}")
+
+    @property
+    def ends_time(self) -> bool:
+        """Whether y has no axis of time, since one of the modules takes it away."""
+        return any(_ends_time(module) for module in self._parts.values())
 
     @property
     def modules(self) -> dict[str, Any]:
@@ -64,10 +81,11 @@ class Sequential(Composite):
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
         """Return y of the last module, and the states of all; the arguments are `forward`'s."""
-        states = self._states(state)
+        x, states = self._inside(x, lengths), self._states(state)
         after = []
         for module, before in zip(self._parts.values(), states, strict=True):
             x, last = module(x, before, lengths=lengths)
+            lengths = None if _ends_time(module) else lengths
             after.append(last)
         return x, tuple(after)
 
@@ -81,7 +99,7 @@ class Sequential(Composite):
         state : tuple, optional
             One state for each module, None where it has none.
         lengths : array of integers (B,), optional
-            How many steps each sequence has; every module gets them.
+            How many steps each sequence has; the modules get them, up to one that ends time.
 
         Returns
         -------
@@ -94,9 +112,11 @@ class Sequential(Composite):
         ValueError, TypeError, MemoryError
             As from the modules; ValueError for another number of states.
         """
+        x = self._inside(x, lengths)
         after, tapes = [], []
         for module, before in zip(self._parts.values(), self._states(state), strict=True):
             x, last, tape = module.forward(x, before, lengths=lengths)
+            lengths = None if _ends_time(module) else lengths
             after.append(last)
             tapes.append(tape)
         return x, tuple(after), tapes
@@ -133,10 +153,20 @@ class Sequential(Composite):
         ordered = {name: parameters[name] for name in self.parameters}
         return Gradients(dy, tuple(reversed(starts)), ordered)
 
+    @staticmethod
+    def _inside(x: Any, lengths: Any) -> Any:
+        return x if lengths is None else zero_outside(x, lengths)
+
     def _states(self, state: Any) -> tuple[Any, ...]:
         if state is None:
             return (None,) * len(self._parts)
         if not isinstance(state, (tuple, list)) or len(state) != len(self._parts):
-            count = len(self._parts)
-            raise ValueError(f"state: expected {count} states, one for each module, got {state!r}")
+            got = len(state) if isinstance(state, (tuple, list)) else type(state).__name__
+            raise ValueError(
+                f"state: expected {len(self._parts)} states, one for each module, got {got}"
+            )
         return tuple(state)
+
+
+def _ends_time(module: Any) -> bool:
+    return bool(getattr(module, "ends_time", False))

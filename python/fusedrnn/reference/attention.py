@@ -29,8 +29,8 @@ def dot_product_score(query: npt.ArrayLike, key: npt.ArrayLike) -> Score:
 
     Examples
     --------
-    >>> dot_product_score([[1.0], [1.0]], [[2.0], [2.0]])([3.0], [1.0]) / 2**0.5
-    6.0
+    >>> dot_product_score([[2.0]], [[3.0]])([5.0], [7.0])
+    210.0
     """
     w_q, w_k = np.asarray(query, dtype=np.float64), np.asarray(key, dtype=np.float64)
     return lambda h, m: float((w_q @ h) @ (w_k @ m)) / float(np.sqrt(len(w_q)))

@@ -14,12 +14,14 @@ TensorFlow 1 (tf.compat.v1.nn.rnn_cell) for i j f o, [x, h], columns and the for
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
 import numpy as np
 
 from .. import _core
+from .._arguments import integer
 from .._network import Array, check_cell
 from .conventions import CONVENTIONS, RESET_BEFORE, Direction, canonical, checked, named
 
@@ -91,11 +93,13 @@ def from_concatenated(
         )
     if not isinstance(forget_bias, numbers.Real):
         raise TypeError(f"forget_bias: expected a number, got {type(forget_bias).__name__}")
+    if not math.isfinite(forget_bias):
+        raise ValueError(f"forget_bias: expected a finite number, got {forget_bias}")
     if cell != "lstm" and forget_bias != 0:
         raise ValueError(f"forget_bias: expected 0 for {cell}, got {forget_bias}")
     if parts not in ("hx", "xh"):
         raise ValueError(f"parts: expected 'hx' or 'xh', got {parts!r}")
-    if axis not in (0, 1):
+    if integer(axis, "axis") not in (0, 1):
         raise ValueError(f"axis: expected 0 or 1, got {axis!r}")
     rows = _rows(matrix, len(canonical(cell, gates, "gates")), axis)  # [G*H, H + I]
     H = len(rows) // len(gates)

@@ -110,8 +110,10 @@ def reorder_gates(cell: str, array: Array, given: str, wanted: str, axis: int = 
     """
     check_cell(cell)
     old, new = canonical(cell, given, "given"), canonical(cell, wanted, "wanted")
-    array = _core.as_array(array, "array")
-    if not 0 <= axis < array.ndim or array.shape[axis] % len(old):
+    array, axis = _core.as_array(array, "array"), integer(axis, "axis")
+    if not 0 <= axis < array.ndim:
+        raise ValueError(f"axis: expected 0 to {array.ndim - 1}, got {axis}")
+    if array.shape[axis] % len(old):
         raise ValueError(
             f"array: expected a multiple of {len(old)} along axis {axis}, got {array.shape}"
         )

@@ -79,7 +79,9 @@ def from_keras(
      'bias_ih_l0': (12,), 'bias_hh_l0': (12,)}
     """
     check_cell(cell)
-    _check_config(cell, config or {})
+    if not isinstance(weights, (list, tuple)):
+        raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
+    _check_config(cell, {} if config is None else config)
     count = len(weights)
     if count not in (2, 3, 4, 6):
         raise ValueError(
@@ -160,6 +162,8 @@ def _direction(cell: str, weights: Sequence[Any], first: int, dtype: str) -> Dir
 
 def _check_config(cell: str, config: Mapping[str, Any], backwards: bool = False) -> None:
     """Raise ValueError if a layer with this configuration can't be represented."""
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config: expected a mapping, got {type(config).__name__}")
     required = {
         **REQUIRED,
         "activation": ("relu" if cell == "rnn_relu" else "tanh", f"the cell is {cell}"),
@@ -170,4 +174,6 @@ def _check_config(cell: str, config: Mapping[str, Any], backwards: bool = False)
             raise ValueError(f"{name}: expected {wanted!r}, got {config[name]!r}: {reason}")
     for name in ("layer", "backward_layer"):  # of a Bidirectional
         if name in config:
+            if not isinstance(config[name], Mapping) or "config" not in config[name]:
+                raise ValueError(f"config: expected a layer's configuration as {name}")
             _check_config(cell, config[name]["config"], backwards=name == "backward_layer")

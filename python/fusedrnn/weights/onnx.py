@@ -190,6 +190,8 @@ def to_onnx(cell: str, parameters: Mapping[str, Any], *, layer: int = 0) -> Onnx
 
 def _text(value: Any) -> Any:
     """Return an attribute with text as str, as which ONNX's Python package gives bytes."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, (list, tuple)):
