@@ -8,7 +8,8 @@ A module has the calls of a layer, so `fusedrnn.LSTM`, `GRU` and `RNN` are modul
     module.parameters, module.load_parameters(...), module.edit_parameters()
     module.random_state                                          what dropout draws next
 
-x is time-major: (T, B, ...). A module without a state takes None and returns None. What a tape
+x is time-major: (T, B, ...). A module without a state takes None and returns None; one whose y has
+no time, as `Last`, has a true attribute `ends_time`, so that none behind it gets lengths. What a tape
 reads again must not be changed until `backward` is done: x, and y, which is read-only then.
 """
 
@@ -197,7 +198,7 @@ def copies(
     return MappingProxyType(copied)
 
 
-def no_state(state: object) -> None:
+def no_state(state: object, name: str = "state") -> None:
     """Raise ValueError for a state that isn't None: the module has none."""
     if state is not None:
-        raise ValueError(f"state: expected None, got {type(state).__name__}")
+        raise ValueError(f"{name}: expected None, got {type(state).__name__}")

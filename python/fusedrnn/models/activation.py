@@ -79,7 +79,7 @@ class _Activation(Stateless):
         ValueError, TypeError
             For a wrong shape or dtype.
         """
-        no_state(dstate)
+        no_state(dstate, "dstate")
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", tape.shape)
         return Gradients(self._derivative(tape) * dy, None, {})

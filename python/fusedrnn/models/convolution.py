@@ -211,7 +211,7 @@ class Conv1d(Stateless):
         if self.bias:
             parameters["bias"] = rows.sum(axis=0)
         if self.padding == "same":
-            no_state(dstate)
+            no_state(dstate, "dstate")
         elif dstate is not None:
             dstate = _core.as_array(dstate, "dstate", self.dtype.name)
             check_shape(dstate, "dstate", (self.width - 1, *shape[1:]))

@@ -146,7 +146,7 @@ class Dropout(Stateless):
         ValueError, TypeError
             For a wrong shape or dtype.
         """
-        no_state(dstate)
+        no_state(dstate, "dstate")
         shape, mask = tape
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", shape)

@@ -142,7 +142,7 @@ class Embedding(Stateless):
         ValueError, TypeError
             For a wrong shape or dtype.
         """
-        no_state(dstate)
+        no_state(dstate, "dstate")
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", (*tape.shape, self.size))
         d_weight = np.zeros((self.symbols, self.size), self.dtype)

@@ -145,7 +145,7 @@ class Linear(Stateless):
         ValueError, TypeError
             For a wrong shape or dtype.
         """
-        no_state(dstate)
+        no_state(dstate, "dstate")
         x, weight = tape
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", (*x.shape[:-1], self.outputs))

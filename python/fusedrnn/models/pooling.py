@@ -83,7 +83,7 @@ class _Pooling(Stateless):
         ValueError, TypeError
             For a wrong shape or dtype.
         """
-        no_state(dstate)
+        no_state(dstate, "dstate")
         weights, shape = tape
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", shape[1:])
