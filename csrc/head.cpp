@@ -14,7 +14,7 @@ namespace {
 constexpr Index chunk_bytes = 8 << 20;
 constexpr Index most_rows = 512, least_rows = 32;
 
-// Work on fewer threads than there are, below this: a team takes start_us to begin.
+// Below this one thread works: a team takes start_us to begin.
 constexpr double us_worth_a_team = 8 * start_us;
 
 template <class T>
@@ -51,7 +51,7 @@ class HeadCall {
     const double us = estimated_us(p_, wants_gradients());
     parallel(
         us < us_worth_a_team ? 1 : num_threads(), [&](Team team) noexcept { work(team); },
-        static_cast<std::int64_t>(us * 1000 / 8));
+        patience_ns(us));
     double loss = 0;
     for (Index r = 0; r < p_.count; ++r)
       if (p_.weights[r] != 0) loss += p_.weights[r] * losses_[r];
@@ -87,26 +87,31 @@ class HeadCall {
   }
 
   void work(Team team) const {
-    kernels_.pack(p_.inputs, p_.outputs, p_.weight, p_.bias, all_.panels, wants_gradients(), team);
+    if (p_.count > 0)
+      kernels_.pack(p_.inputs, p_.outputs, p_.weight, p_.bias, all_.panels, wants_gradients(),
+                    team);
     if (wants_gradients()) clear(team);
     team.sync();
     for (Index first = 0; first < p_.count; first += all_.rows) {
       HeadChunk<T> c = all_;
       c.rows = std::min(all_.rows, p_.count - first);
       const Range rows = share_of(c.rows, 1, team.rank, team.size);
-      enter(c, first, rows);
+      forward(c, first, rows);
       for (Index r = rows.begin; r < rows.end; ++r) losses_[first + r] = mergers<T>[p_.loss](c, r);
-      if (!wants_gradients()) continue;
-      kernels_.leave(c, rows);
-      if (p_.chosen != nullptr) {
-        for (Index r = rows.begin; r < rows.end; ++r)
-          std::copy_n(c.d_y.row(r), p_.inputs, g_.y + p_.chosen[first + r] * p_.inputs);
-      }
-      team.sync();                             // d_o of the chunk and y_panels are complete
-      constexpr Index grain = 64 / sizeof(T);  // a cache line of d_bias, a vector at most
-      kernels_.gradients(c, share_of(p_.outputs, grain, team.rank, team.size), first > 0);
-      team.sync();  // they are used again
+      if (wants_gradients()) backward(c, first, rows, team);
+      team.sync();  // the memory is used again, and by other shares where the last chunk is smaller
     }
+  }
+
+  void backward(const HeadChunk<T>& c, Index first, Range rows, Team team) const {
+    kernels_.backward(c, rows);
+    if (p_.chosen != nullptr) {
+      for (Index r = rows.begin; r < rows.end; ++r)
+        std::copy_n(c.d_y.row(r), p_.inputs, g_.y + p_.chosen[first + r] * p_.inputs);
+    }
+    team.sync();                             // d_o of the chunk and y_panels are complete
+    constexpr Index grain = 64 / sizeof(T);  // a cache line of d_bias, a vector at most
+    kernels_.gradients(c, share_of(p_.outputs, grain, team.rank, team.size), first > 0);
   }
 
   // What no chunk writes.
@@ -122,12 +127,12 @@ class HeadCall {
   }
 
   // The rows of a chunk, side by side.
-  void enter(HeadChunk<T>& c, Index first, Range rows) const {
+  void forward(HeadChunk<T>& c, Index first, Range rows) const {
     for (Index r = rows.begin; r < rows.end; ++r)
       weights_[r] = static_cast<T>(p_.weights[first + r]);
     c.weights = weights_;
     if (p_.classes != nullptr) c.classes = p_.classes + first;
-    if (p_.wanted != nullptr) c.wanted = {p_.wanted + first * p_.outputs, p_.outputs};
+    if (p_.targets != nullptr) c.targets = {p_.targets + first * p_.outputs, p_.outputs};
     c.y = {p_.y + first * p_.inputs, p_.inputs};
     c.d_y = {wants_gradients() ? g_.y + first * p_.inputs : nullptr, p_.inputs};
     if (p_.chosen != nullptr) {
@@ -136,7 +141,7 @@ class HeadCall {
       for (Index r = rows.begin; r < rows.end; ++r)
         std::copy_n(p_.y + p_.chosen[first + r] * p_.inputs, p_.inputs, y_ + r * p_.inputs);
     }
-    kernels_.enter(c, rows);
+    kernels_.forward(c, rows);
   }
 
   const HeadProblem<T>& p_;

@@ -20,7 +20,7 @@ struct HeadProblem {
   const Index* chosen;          // [n], the rows of y that count, ascending; null: all N
   Index count;                  // n
   const Index* classes;         // [n], each 0 to K - 1; or null, where the loss has no classes
-  const T* wanted;              // [n, K], or null
+  const T* targets;             // [n, K], or null
   const double* weights;        // [n], the factor of each row's loss
 };
 

@@ -22,7 +22,7 @@ Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes&
   available_ = usable_threads();
   plan_ = plan(work_, available_);
   // An eighth of what one thread takes: then a team that comes late has cost little.
-  patience_ = static_cast<std::int64_t>(estimate(work_, 1, Split::rows) * 1000 / 8);
+  patience_ = patience_ns(estimate(work_, 1, Split::rows));
 }
 
 int Schedule::usable_threads() { return careful() ? 1 : num_threads(); }

@@ -45,6 +45,8 @@ py::tuple typed_head_loss(int loss, const py::array& y_object, py::handle weight
                           py::handle chosen_object, py::handle weights_object, bool wanted) {
   const py::array weight = contiguous<T>(as_array<T>(weight_object, "weight"), "weight");
   check_shape(weight, "weight", Shape{{{}, "K"}, {{}, "H"}});
+  if (weight.shape()[0] < 1)
+    throw py::value_error("weight: expected at least one row [K, H], got " + got_text(weight));
   const Index outputs = weight.shape()[0], inputs = weight.shape()[1];
   const py::array y = checked<T>(y_object, "y", Shape{{{}, "N"}, {inputs, "H"}});
   py::array bias, chosen, targets;
@@ -70,7 +72,7 @@ py::tuple typed_head_loss(int loss, const py::array& y_object, py::handle weight
     problem.classes = data<Index>(targets);
   } else {
     targets = checked<T>(targets_object, "targets", Shape{{problem.count, "n"}, {outputs, "K"}});
-    problem.wanted = data<T>(targets);
+    problem.targets = data<T>(targets);
   }
   if ((problem.classes != nullptr) != loss_has_classes[loss])
     throw py::type_error(std::string("targets: not of the loss ") + losses[loss]);

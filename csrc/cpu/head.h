@@ -2,7 +2,7 @@
 // the losses. Knows no loss by name.
 #pragma once
 
-#include "../losses/losses.h"
+#include "../losses/loss.h"
 #include "gemm.h"
 #include "head_chunk.h"
 
@@ -36,7 +36,7 @@ struct Head {
   }
 
   // Block by block: o = y W^T + b, and its part in each row's loss.
-  static void enter(const HeadChunk<T>& c, Range rows) {
+  static void forward(const HeadChunk<T>& c, Range rows) {
     for (Index b = 0; b < head_blocks(c.outputs); ++b) {
       const Index first = b * head_block, columns = c.block_columns(b);
       T* const o = c.block(b);
@@ -53,8 +53,8 @@ struct Head {
           const Index at = c.classes[r] - first;
           if (at >= 0 && at < columns) c.at_target[r] = row[at];
         }
-        const T* wanted = Loss::classes ? nullptr : c.wanted.row(r) + first;
-        const Part<T> part = Loss::template enter<V>(row, vectors(columns), wanted, columns);
+        const T* targets = Loss::classes ? nullptr : c.targets.row(r) + first;
+        const Part<T> part = Loss::template forward<V>(row, vectors(columns), targets, columns);
         c.max[b * c.rows + r] = part.max;
         c.sum[b * c.rows + r] = part.sum;
       }
@@ -62,7 +62,7 @@ struct Head {
   }
 
   // Block by block: d_o, from the factors that are in `max` now, and d_y += d_o W.
-  static void leave(const HeadChunk<T>& c, Range rows) {
+  static void backward(const HeadChunk<T>& c, Range rows) {
     for (Index b = 0; b < head_blocks(c.outputs); ++b) {
       const Index first = b * head_block, columns = c.block_columns(b);
       T* const o = c.block(b);

@@ -35,13 +35,13 @@ template <class T>
 struct HeadChunk {
   Index inputs, outputs, rows;  // H, K, R
   HeadPanels<T> panels;
-  Rows<const T> y;       // [R, H]
-  const Index* classes;  // [R], or null: the targets are
-  Rows<const T> wanted;  // [R, K]
-  const T* weights;      // [R]: the factor of each row's loss
-  Rows<T> d_y;           // [R, H]
-  T* d_weight;           // [K, H]
-  T* d_bias;             // [K]
+  Rows<const T> y;        // [R, H]
+  const Index* classes;   // [R], or null: there are targets
+  Rows<const T> targets;  // [R, K]
+  const T* weights;       // [R]: the factor of each row's loss
+  Rows<T> d_y;            // [R, H]
+  T* d_weight;            // [K, H]
+  T* d_bias;              // [K]
   // Scratch.
   T* o;          // [blocks][R][head_stride]
   T* max;        // [blocks][R], see losses/loss.h; then the factors of the parts
@@ -67,8 +67,8 @@ struct HeadKernels {
   Sizes (*sizes)(Index inputs, Index outputs);
   void (*pack)(Index inputs, Index outputs, const T* weight, const T* bias, const HeadPanels<T>&,
                bool backward, Team);
-  void (*enter)(const HeadChunk<T>&, Range rows);                   // o, and its parts
-  void (*leave)(const HeadChunk<T>&, Range rows);                   // d_o and d_y; y_panels
+  void (*forward)(const HeadChunk<T>&, Range rows);                 // o, and its parts
+  void (*backward)(const HeadChunk<T>&, Range rows);                // d_o and d_y; y_panels
   void (*gradients)(const HeadChunk<T>&, Range columns, bool add);  // d_weight, d_bias
 };
 

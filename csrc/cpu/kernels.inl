@@ -42,7 +42,7 @@ constexpr CellKernels<T> cell_kernels{layer_sizes<Cell, V>, pack_forward<Cell, V
                                       pack_backward<Cell, V>, forward_layer<Cell, V>,
                                       backward_layer<Cell, V>};
 template <class Loss, class T, class H = Head<Loss, Vec<T>>>
-constexpr HeadKernels<T> head_kernels{H::sizes, H::pack, H::enter, H::leave, H::gradients};
+constexpr HeadKernels<T> head_kernels{H::sizes, H::pack, H::forward, H::backward, H::gradients};
 template <class T, class V = Vec<T>>
 constexpr MathKernels<T> math_kernels{map_exp<V>, map_tanh<V>, map_sigmoid<V>, probe_fma<V>,
                                       probe_read<V>};

@@ -60,6 +60,10 @@ inline double estimate(const Work& work, int threads, Split split) {
   return us * layers + (threads > 1 ? start_us + barrier_us * barriers : 0);
 }
 
+// How long a call that would take one thread so many microseconds waits for its team to begin: an
+// eighth of that. A worker that comes later brings too little.
+inline std::int64_t patience_ns(double us) { return static_cast<std::int64_t>(us * 1000 / 8); }
+
 // The best way to divide `work` among exactly `threads` threads.
 inline Split best_split(const Work& work, int threads) {
   Split best = Split::rows;

@@ -25,7 +25,7 @@ struct CrossEntropy {
   static constexpr T padding = -std::numeric_limits<T>::infinity();  // e^o = 0
 
   template <class V, class T = typename V::Scalar>
-  static FUSEDRNN_INLINE Part<T> enter(T* o, Index vectors, const T*, Index) {
+  static FUSEDRNN_INLINE Part<T> forward(T* o, Index vectors, const T*, Index) {
     // From the lowest finite number: where all o are -inf, o - m must not be NaN.
     V highest(std::numeric_limits<T>::lowest());
     for (Index v = 0; v < vectors; ++v) highest = max(highest, V::load(o + v * V::lanes));

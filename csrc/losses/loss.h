@@ -5,7 +5,7 @@
 //
 //   static constexpr bool classes;                    the target is a class, not K numbers
 //   static constexpr T padding<T>;                    what o is in columns that aren't there
-//   static Part<T> enter<V>(T* o, Index vectors, const T* wanted, Index columns);
+//   static Part<T> forward<V>(T* o, Index vectors, const T* targets, Index columns);
 //       of one part, what the row's loss needs; o becomes its gradient, but for a factor of the
 //       part and for onehot(target)
 //   static double merge<T>(T* max, T* sum, Index parts, Index step, double at_target);

@@ -1,4 +1,4 @@
-// Squared error, with the wanted outputs t.
+// Squared error, with the targets t.
 //
 //   L   = sum_k (o_k - t_k)^2
 //   d_o = 2 (o - t)
@@ -16,11 +16,11 @@ struct SquaredError {
   static constexpr T padding = 0;  // where t is 0 too
 
   template <class V, class T = typename V::Scalar>
-  static FUSEDRNN_INLINE Part<T> enter(T* o, Index vectors, const T* wanted, Index columns) {
+  static FUSEDRNN_INLINE Part<T> forward(T* o, Index vectors, const T* targets, Index columns) {
     V sum(T(0));
     for (Index v = 0; v < vectors; ++v) {
       const Index at = v * V::lanes;
-      const V d = V::load(o + at) - load_up_to<V>(wanted + at, columns - at);
+      const V d = load_up_to<V>(o + at, columns - at) - load_up_to<V>(targets + at, columns - at);
       d.store(o + at);
       sum = fma(d, d, sum);
     }

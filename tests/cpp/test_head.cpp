@@ -104,7 +104,7 @@ Outcome<double> expected(const HeadProblem<T>& p) {
         d_o.push_back(std::exp(o[k]) / sum - (k == p.classes[i]));
     } else {
       for (Index k = 0; k < p.outputs; ++k) {
-        d_o.push_back(2 * (o[k] - double(p.wanted[i * p.outputs + k])));
+        d_o.push_back(2 * (o[k] - double(p.targets[i * p.outputs + k])));
         out.loss += p.weights[i] * d_o[k] * d_o[k] / 4;
       }
     }
@@ -179,6 +179,7 @@ TEST_CASE("head: several chunks of rows, and threads that share them") {
   const ThreadLimit limit(1);
   compare<float>(cross_entropy, 1100, 17, 33, false, true);
   compare<double>(squared_error, 1100, 17, 5, true, true);
+  compare<float>(cross_entropy, 1100, 64, 300, false, true);
 }
 
 TEST_CASE("head: exponentials neither overflow nor divide zero by zero") {
