@@ -1,24 +1,24 @@
-"""Small models and data for the tests of the demo."""
+"""Small models and data for the tests of the language demo."""
 
 from __future__ import annotations
 
 import functools
 
-from fusedrnn.demo import command, training
-from fusedrnn.demo.adam import Adam
-from fusedrnn.demo.model import Config, Model
-from fusedrnn.demo.training import Recipe, Report
+from fusedrnn import models
+from fusedrnn.demo.corpus import Corpus
+from fusedrnn.demo.model import Config
+from fusedrnn.demo.recipe import QUICK
 
 TINY = Config(hidden=4, embedding=3)
 SMALL = Config(hidden=32, embedding=16)
 
 
 @functools.cache
-def read_data() -> command.Data:
-    return command._read(None)
+def read_data(unit: str = "character") -> Corpus:
+    return Corpus.read(unit, QUICK[unit].least)
 
 
-def run_steps(model: Model, adam: Adam, steps: int, **options) -> Report:
-    recipe = Recipe(streams=16, steps=32, learning_rate=1e-2)
-    budget = training.for_steps(steps)
-    return training.train(model, adam, read_data().train, budget, recipe=recipe, seed=0, **options)
+def train(model: models.SequenceModel, adam: models.Adam, steps: int, unit: str = "character"):
+    """Train for some steps; the data go on with Adam's steps."""
+    data = models.Streams(read_data(unit).train, streams=16, steps=32, seed=adam.steps)
+    return models.fit(model, data, adam, steps=steps, clip_norm=1.0, progress=False)

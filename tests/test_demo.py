@@ -1,273 +1,362 @@
-"""`python -m fusedrnn demo`: its baselines, its gradients, its training."""
+"""The language demo: its symbols, its baselines, its model, its files."""
 
 from __future__ import annotations
 
 import math
-import signal
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from demo_problems import SMALL, TINY, read_data, run_steps
-from fusedrnn.demo import command, corpus, head, ngrams, training
-from fusedrnn.demo.adam import Adam, clip_by_norm
-from fusedrnn.demo.corpus import Vocabulary
-from fusedrnn.demo.model import LAYERS, Model
-from fusedrnn.demo.training import Recipe
+from demo_problems import SMALL, TINY, read_data, train
+from fusedrnn import models
+from fusedrnn.demo import continuations, corpus, ngrams, picture, saved
+from fusedrnn.demo.corpus import UNITS, Corpus, Vocabulary
+from fusedrnn.demo.judgement import BOUNDS, GAIN, WON, judge
+from fusedrnn.demo.model import LAYERS, Config, bits_per_symbol, build, log2_probability, sample
+from fusedrnn.demo.ngrams import NGrams
+from fusedrnn.demo.saved import Language
+from fusedrnn.models import CheckpointError, checkpoint
 
 CELLS = sorted(LAYERS)
-
-
-def differences(f, array, step=1e-6):
-    """The gradient of f() by central differences over an array, changed in place."""
-    gradient = np.empty_like(array)
-    for index in np.ndindex(array.shape):
-        value = array[index]
-        array[index] = value + step
-        above = f()
-        array[index] = value - step
-        gradient[index] = (above - f()) / (2 * step)
-        array[index] = value
-    return gradient
 
 
 def random_symbols(size, shape, seed=0):
     return np.random.default_rng(seed).integers(size, size=shape).astype(np.intp)
 
 
-@pytest.fixture(name="data")
-def fixture_data():
-    return read_data()
-
-
-# --- text and n-grams ---------------------------------------------------------------------------
+# Text
 
 
 def test_vocabulary_encodes_and_decodes():
-    vocabulary = Vocabulary.of("banana\n")
-    assert vocabulary.characters == "\nabn"
+    vocabulary = Vocabulary.of("banana\n", "character")
+    assert vocabulary.known == ("\n", "a", "b", "n")
     assert len(vocabulary) == 5
     assert vocabulary.decode(vocabulary.encode("nab\n")) == "nab\n"
     assert vocabulary.encode("axb").tolist() == [2, 0, 3]
     assert vocabulary.decode(np.array([0])) == corpus.UNKNOWN
 
 
+def test_rare_words_are_unknown():
+    vocabulary = Vocabulary.of("a cat, a dog, a cat", "word", least=2)
+    assert vocabulary.known == (" a", " cat", ",")
+    assert vocabulary.encode("a cat, a dog").tolist() == [0, 2, 3, 1, 0]
+    assert vocabulary.decode(vocabulary.encode(" a dog, a cat")) == f" a {corpus.UNKNOWN}, a cat"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_tokens_joined_are_the_text(unit):
+    text = corpus.read_text()
+    plain = text if unit == "character" else corpus.plain(text)
+    assert "".join(corpus.tokens(text, unit)) == plain
+    for part in (' x ** y  !== "z"\n ', "\n\n\n - a_1...\n   b ------", " ", ""):
+        whole = part if unit == "character" else corpus.plain(part)
+        assert "".join(corpus.tokens(part, unit)) == whole
+        assert corpus.tokens(whole, unit) == corpus.tokens(part, unit)
+
+
+def test_only_layout_is_lost_with_words():
+    assert corpus.plain("A  b\n  c.\n\n\n  D\n=======") == "A b c.\n\nD ==="
+    text = corpus.read_text()
+    words = re.findall(r"\w+", text)
+    assert re.findall(r"\w+", corpus.plain(text)) == words
+    assert [t.strip() for t in corpus.tokens(text, "word") if t.strip().isidentifier()] == [
+        word for word in words if word.isidentifier()
+    ]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_is_decoded_encodes_to_the_same_symbols(unit):
+    data = read_data(unit)
+    again = data.vocabulary.encode(data.vocabulary.decode(data.test))
+    np.testing.assert_array_equal(again, data.test)
+    assert len(data.vocabulary) == max(data.train.max(), data.test.max()) + 1
+
+
 def test_text_is_split_nine_to_one():
     text = corpus.read_text()
-    train, test = corpus.split(text)
-    assert train + test == text
-    assert len(train) == len(text) * 9 // 10
+    first, second = corpus.split(text)
+    assert first + second == text
+    assert len(first) == len(text) * 9 // 10
     assert len(text) > 300_000
+
+
+# N-grams
 
 
 def test_ngrams_by_hand():
     # "aabab" over V = 3 symbols, a = 1, b = 2. Unigram: N(a) = 3, N(b) = 2, N = 5, D = 2.
     # After a: a once, b twice; after b: a once. After ab: a once; after aa: b once; ba: b once.
-    tables = ngrams.estimate(np.array([1, 1, 2, 1, 2]), 3)
+    baseline = NGrams(np.array([1, 1, 2, 1, 2]), 3)
     unigram = [(2 / 3) / 7, (3 + 2 / 3) / 7, (2 + 2 / 3) / 7]
     after_a = [2 * unigram[0] / 5, (1 + 2 * unigram[1]) / 5, (2 + 2 * unigram[2]) / 5]
     after_b = [unigram[0] / 2, (1 + unigram[1]) / 2, unigram[2] / 2]
     after_ab = [after_b[0] / 2, (1 + after_b[1]) / 2, after_b[2] / 2]
-    np.testing.assert_allclose(tables["uniform"], [1 / 3] * 3, rtol=1e-15)
-    np.testing.assert_allclose(tables["unigram"], unigram, rtol=1e-15)
-    np.testing.assert_allclose(tables["bigram"][1], after_a, rtol=1e-15)
-    np.testing.assert_allclose(tables["bigram"][2], after_b, rtol=1e-15)
-    np.testing.assert_allclose(tables["bigram"][0], unigram, rtol=1e-15)  # never seen
-    np.testing.assert_allclose(tables["trigram"][1, 2], after_ab, rtol=1e-15)
-    np.testing.assert_allclose(tables["trigram"][2, 2], after_b, rtol=1e-15)  # never seen
-    for table in tables.values():
-        np.testing.assert_allclose(table.sum(axis=-1), 1.0, rtol=1e-14)
-        assert table.min() > 0.0
 
-    # Of "abba" every model is scored on the last two characters.
+    def p(n, *history):
+        return baseline.probability(np.array([[*history, c] for c in range(3)]), n)
+
+    np.testing.assert_allclose(p(0), [1 / 3] * 3, rtol=1e-15)
+    np.testing.assert_allclose(p(1), unigram, rtol=1e-15)
+    np.testing.assert_allclose(p(2, 1), after_a, rtol=1e-15)
+    np.testing.assert_allclose(p(2, 0, 2), after_b, rtol=1e-15)  # looks at one symbol only
+    np.testing.assert_allclose(p(2, 0), unigram, rtol=1e-15)  # never seen
+    np.testing.assert_allclose(p(3, 1, 2), after_ab, rtol=1e-15)
+    np.testing.assert_allclose(p(3, 2, 2), after_b, rtol=1e-15)  # never seen
+
+    # Of "abba" every n is scored on the last two characters.
     text = np.array([1, 2, 2, 1])
-    assert ngrams.bits_per_character(tables["unigram"], text) == pytest.approx(
+    assert baseline.bits(text, 0) == pytest.approx(math.log2(3), rel=1e-14)
+    assert baseline.bits(text, 1) == pytest.approx(
         -(math.log2(unigram[2]) + math.log2(unigram[1])) / 2, rel=1e-14
     )
-    assert ngrams.bits_per_character(tables["trigram"], text) == pytest.approx(
+    assert baseline.bits(text, 3) == pytest.approx(
         -(math.log2(after_ab[2]) + math.log2(after_b[1])) / 2, rel=1e-14
     )
 
 
-def test_baselines_of_the_text_improve_with_order(data):
-    bits = list(command._baselines(data).values())
+@pytest.mark.parametrize("unit", UNITS)
+def test_ngrams_are_distributions(unit):
+    data = read_data(unit)
+    size = len(data.vocabulary)
+    baseline = NGrams(data.train, size)
+    histories = [data.test[:2], data.train[-2:], np.array([size - 1, 0])]
+    for history in histories:
+        grams = np.column_stack((np.tile(history, (size, 1)), np.arange(size)))
+        for n in range(4):
+            p = baseline.probability(grams, n)
+            assert p.sum() == pytest.approx(1.0, rel=1e-12)
+            assert p.min() > 0.0
+
+
+@pytest.mark.parametrize(("unit", "low", "high"), [("character", 2.2, 2.8), ("word", 4.5, 5.5)])
+def test_baselines_of_the_text_improve_with_order(unit, low, high):
+    data = read_data(unit)
+    baseline = NGrams(data.train, len(data.vocabulary))
+    bits = [baseline.bits(data.test, n) for n in range(4)]
     assert bits[0] == pytest.approx(math.log2(len(data.vocabulary)))
     assert bits == sorted(bits, reverse=True)
-    assert 2.2 < bits[-1] < 2.8
+    assert low < bits[-1] < high
 
 
-# --- gradients and the optimizer ----------------------------------------------------------------
-
-
-def test_head_against_central_differences():
-    random = np.random.default_rng(1)
-    count = head.ROWS + 3  # more than one block
-    y, weight, bias = (random.standard_normal(s) for s in ((count, 2), (5, 2), (5,)))
-    targets = random_symbols(5, count)
-    result = head.loss(y, targets, weight, bias)
-    log_p = head.log_softmax(y, weight, bias)
-    np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1.0, rtol=1e-14)
-    assert result.value == pytest.approx(-log_p[np.arange(count), targets].mean(), rel=1e-14)
-
-    def value():
-        return head.loss(y, targets, weight, bias).value
-
-    # A mean over N terms: rounding in the difference is about 1e-16 / 1e-6.
-    for array, gradient in zip((y, weight, bias), result[1:], strict=True):
-        np.testing.assert_allclose(gradient, differences(value, array), rtol=0, atol=1e-9)
-
-
-def test_head_is_safe_from_overflow():
-    result = head.loss(np.full((1, 1), 1e4), np.array([1]), np.array([[1.0], [-1.0]]), np.zeros(2))
-    assert result.value == pytest.approx(2e4)
-    assert np.isfinite(result.d_y).all()
+# Model
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_model_against_central_differences(cell):
-    model = Model(replace(TINY, cell=cell, layers=2), 5, seed=2, dtype="float64")
-    inputs, targets = random_symbols(5, (3, 2), 1), random_symbols(5, (3, 2), 2)
-    state = model.step(inputs, targets, None).state
-    gradients = model.step(inputs, targets, state).gradients
-    assert gradients.keys() == model.parameters.keys()
-
-    def value():
-        model.reload()
-        return model.step(inputs, targets, state).loss
-
-    for name, parameter in model.parameters.items():
-        expected = differences(value, parameter, 1e-5)
-        np.testing.assert_allclose(gradients[name], expected, rtol=0, atol=1e-9, err_msg=name)
+def test_configuration_of_a_model(cell):
+    for config in (replace(TINY, cell=cell, layers=2, dropout=0.25), replace(SMALL, cell=cell)):
+        model = build(config, 5, seed=3)
+        assert Config.of(model) == config
+        assert (model.head.classes, model.body["embedding"].symbols) == (5, 5)
+        same = build(config, 5, seed=3)
+        for name, parameter in model.parameters.items():
+            np.testing.assert_array_equal(parameter, same.parameters[name])
+        weight = "body.layer.weight_ih_l0"
+        other = build(config, 5, seed=4)
+        assert (model.parameters[weight] != other.parameters[weight]).all()
 
 
-def test_adam_by_hand():
-    p = {"w": np.array([1.0])}
-    adam = Adam(p)
-    adam.step(p, {"w": np.array([0.5])}, 0.1)
-    # m / (1 - b_1) = g and v / (1 - b_2) = g^2, so the first step is lr g / (|g| + eps).
-    assert p["w"][0] == pytest.approx(1.0 - 0.1 * 0.5 / (0.5 + 1e-8), rel=1e-14)
-    first = p["w"][0]
-    adam.step(p, {"w": np.array([-0.25])}, 0.1)
-    m = (0.9 * 0.05 - 0.1 * 0.25) / (1 - 0.9**2)
-    v = (0.999 * 0.00025 + 0.001 * 0.0625) / (1 - 0.999**2)
-    assert p["w"][0] == pytest.approx(first - 0.1 * m / (math.sqrt(v) + 1e-8), rel=1e-14)
-    assert adam.t == 2
+def test_an_lstm_begins_with_open_forget_gates():
+    model = build(replace(TINY, layers=2), 5, dtype="float64")
+    for k in range(2):
+        bias = model.parameters[f"body.layer.bias_ih_l{k}"].reshape(4, TINY.hidden)
+        bound = TINY.hidden**-0.5
+        np.testing.assert_array_less(abs(bias - np.array([[0.0], [1.0], [0.0], [0.0]])), bound)
 
 
-def test_gradients_are_clipped_by_their_common_norm():
-    gradients = {"a": np.array([3.0]), "b": np.array([[0.0, 4.0]])}
-    assert clip_by_norm(gradients, 10.0) == 5.0
-    assert gradients["b"][0, 1] == 4.0
-    assert clip_by_norm(gradients, 1.0) == 5.0
-    np.testing.assert_allclose([gradients["a"][0], gradients["b"][0, 1]], [0.6, 0.8], rtol=1e-15)
-
-
-# --- model and training -------------------------------------------------------------------------
-
-
-def test_held_out_bits_are_the_loss_of_the_same_characters(monkeypatch):
-    model = Model(TINY, 5, dtype="float64")
+def test_held_out_bits_are_the_loss_of_the_same_symbols(monkeypatch):
+    model = build(TINY, 5, dtype="float64")
     text = random_symbols(5, 40)
-    whole = model.bits_per_character(text, 1)
+    whole = bits_per_symbol(model, text, 1)
     monkeypatch.setattr("fusedrnn.demo.model.EVALUATION_STEPS", 7)
-    assert model.bits_per_character(text, 1) == pytest.approx(whole, rel=1e-14)
-    loss = model.step(text[:-1, np.newaxis], text[1:, np.newaxis], None).loss
+    assert bits_per_symbol(model, text, 1) == pytest.approx(whole, rel=1e-14)
+    loss = model.step(models.Batch(text[:-1, np.newaxis], text[1:, np.newaxis])).loss
     assert whole == pytest.approx(loss / math.log(2), rel=1e-14)
-    y, _ = model.layer(model.parameters["embedding"][text[:-1]])
-    log_p = model._log_softmax(y)[np.arange(39), text[1:]]
-    assert model.bits_per_character(text, 10) == pytest.approx(-log_p[9:].mean() / math.log(2))
+    log_p = model.predict(text[:-1, np.newaxis])[0][np.arange(39), 0, text[1:]] / math.log(2)
+    assert bits_per_symbol(model, text, 10) == pytest.approx(-log_p[9:].mean(), rel=1e-14)
+    assert bits_per_symbol(model, text, 39) == pytest.approx(-log_p[-1], rel=1e-14)
 
 
 def test_samples_follow_seed_and_temperature():
-    model = Model(SMALL, 20)
+    model = build(SMALL, 20, seed=0)
     prompt = np.array([3, 1])
-    first = model.sample(prompt, 30, 1.0, seed=5)
-    assert first.tolist() == model.sample(prompt, 30, 1.0, seed=5).tolist()
-    assert first.tolist() != model.sample(prompt, 30, 1.0, seed=6).tolist()
-    coldest = model.sample(prompt, 10, 1e-300, seed=0)
-    y, _ = model.layer(model.parameters["embedding"][np.append(prompt, coldest)])
-    assert coldest.tolist() == model._log_softmax(y).argmax(axis=1)[1:-1].tolist()
+    first = sample(model, prompt, 30, 1.0, seed=5)
+    assert first.tolist() == sample(model, prompt, 30, 1.0, seed=5).tolist()
+    assert first.tolist() != sample(model, prompt, 30, 1.0, seed=6).tolist()
+    coldest = sample(model, prompt, 10, 1e-300, seed=0)
+    log_p, _ = model.predict(np.append(prompt, coldest)[:, np.newaxis])
+    assert coldest.tolist() == log_p[1:-1, 0].argmax(axis=1).tolist()
 
 
-def test_segments_are_streams_with_shifted_targets():
-    text = np.arange(1000, dtype=np.intp)
-    recipe = Recipe(streams=3, steps=20)
-    segments = training.segments(text, recipe, np.random.default_rng(0))
-    starts, last = 0, None
-    for _ in range(40):
-        inputs, targets, anew = next(segments)
-        assert inputs.shape == (20, 3)
-        np.testing.assert_array_equal(targets, inputs + 1)
-        np.testing.assert_array_equal(np.diff(inputs, axis=0), 1)
-        if not anew:
-            np.testing.assert_array_equal(inputs[0], last + 1)
-        starts, last = starts + anew, inputs[-1]
-    assert starts == 3  # 16 segments of 20 in each pass over 333
-
-
-@pytest.mark.parametrize("length", [2, 3, 10, 100])
-def test_segments_of_short_texts(length):
-    segments = training.segments(np.arange(length), Recipe(), np.random.default_rng(0))
-    for _ in range(5):
-        inputs, targets, _ = next(segments)
-        assert inputs.size >= 1
-        np.testing.assert_array_equal(targets, inputs + 1)
-
-
-def test_learning_rate_rises_and_falls():
-    rates = [training.learning_rate(1.0, k / 100) for k in range(101)]
-    top = rates.index(max(rates))
-    assert rates[top] == pytest.approx(1.0)
-    assert rates[:top] == sorted(rates[:top])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert rates[0] > 0.0
-    assert rates[-1] == pytest.approx(0.0, abs=1e-15)
-
-
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_short_training_beats_the_unigram(cell, data):
-    model = Model(replace(SMALL, cell=cell), len(data.vocabulary))
-    report = run_steps(model, Adam(model.parameters), 150)
-    assert report.steps == 150
-    assert report.characters == 150 * 16 * 32
-    bits = model.bits_per_character(data.test[:10_000], 2)
-    assert bits < command._baselines(data)["unigram"] - 0.3
-    assert set(model.stopwatch.seconds) == {"kernels", "embedding and head", "Adam"}
+def test_short_training_beats_the_unigram(cell, unit):
+    data = read_data(unit)
+    model = build(replace(SMALL, cell=cell), len(data.vocabulary), seed=0)
+    history = train(model, models.Adam(model, 1e-2), 150, unit)
+    assert history.stopped == "budget"
+    baseline = NGrams(data.train, len(data.vocabulary))
+    bits = bits_per_symbol(model, data.test[:5000], 2)
+    assert bits < baseline.bits(data.test[:5000], 1) - 0.3
 
 
-def test_time_budget_makes_at_least_one_step(data):
-    model = Model(TINY, len(data.vocabulary))
-    recipe = Recipe(streams=2, steps=4)
-    budget = training.for_seconds(-1.0)
-    adam = Adam(model.parameters)
-    assert training.train(model, adam, data.train, budget, recipe=recipe, seed=0).steps == 1
-    budget = training.for_seconds(0.05)
-    report = training.train(model, adam, data.train, budget, recipe=recipe, seed=0)
-    assert report.fraction == 1.0
-    assert report.seconds >= 0.05
+# Continuations
 
 
-def test_interrupt_ends_training_after_the_step(data):
-    handler = signal.getsignal(signal.SIGINT)
-    model = Model(TINY, len(data.vocabulary))
-
-    def interrupt(report):
-        if report.steps == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    report = run_steps(model, Adam(model.parameters), 100, show=interrupt)
-    assert report.interrupted
-    assert report.steps <= 4
-    assert signal.getsignal(signal.SIGINT) is handler
+def test_the_probability_of_a_continuation_is_a_product():
+    model = build(TINY, 5, seed=1, dtype="float64")
+    context, continuation = np.array([3, 1, 4]), np.array([2, 0])
+    first = model.predict(context[:, np.newaxis])[0][-1, 0, 2]
+    second = model.predict(np.array([[3], [1], [4], [2]]))[0][-1, 0, 0]
+    assert log2_probability(model, context, continuation) == pytest.approx(
+        (first + second) / math.log(2), rel=1e-14
+    )
+    every = [log2_probability(model, context, np.array([i, j])) for i in range(5) for j in range(5)]
+    assert sum(2.0**value for value in every) == pytest.approx(1.0, rel=1e-12)
 
 
-def test_second_interrupt_acts_at_once(data):
-    model = Model(TINY, len(data.vocabulary))
+@pytest.mark.parametrize("unit", UNITS)
+def test_pairs_are_fair(unit):
+    """All symbols are known, and a bad continuation isn't bad for its length."""
+    quick = read_data(unit).vocabulary
+    for pair in continuations.PAIRS[unit]:
+        context, good, bad = (quick.encode(text) for text in pair[:3])
+        assert len(context) >= ngrams.CONTEXT
+        assert 1 <= len(bad) <= len(good)
+        for continuation in (pair.good, pair.bad):
+            whole = quick.encode(pair.context + continuation)
+            parts = np.append(context, quick.encode(continuation))
+            np.testing.assert_array_equal(whole, parts)
+            assert pair.hard or whole.all()
+    assert 0 < len(continuations.pairs(unit, quick=True)) < len(continuations.pairs(unit, False))
 
-    def interrupt(_):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_steps(model, Adam(model.parameters), 100, show=interrupt)
+def test_the_trigram_s_probability_of_a_continuation():
+    data = read_data()
+    baseline = NGrams(data.train, len(data.vocabulary))
+    pair = continuations.Pair("xyz", "ab", "c")
+    model = build(TINY, len(data.vocabulary), seed=0)
+    [comparison] = continuations.compare(model, baseline, data.vocabulary, [pair])
+    grams = np.array([data.vocabulary.encode(text) for text in ("yza", "zab", "yzc")])
+    a, b, c = baseline.probability(grams, 3)
+    assert comparison.of_trigram == pytest.approx((math.log2(a * b), math.log2(c)), rel=1e-14)
+    assert "| xyz     | good | ab " in continuations.table([comparison], "LSTM")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_an_untrained_model_meets_no_bound(unit):
+    data = read_data(unit)
+    model = build(SMALL, len(data.vocabulary), seed=0)
+    baseline = NGrams(data.train, len(data.vocabulary))
+    figures = judge(model, "LSTM", baseline, data, quick=True).figures("LSTM")
+    assert figures[GAIN] < -3.0
+    assert figures[WON] < 0.8
+    assert not any(bound.met(figures[bound.name], True) for bound in BOUNDS)
+
+
+# Files
+
+
+@pytest.fixture(name="language", scope="module")
+def fixture_language():
+    data = read_data()
+    model = build(replace(SMALL, dropout=0.25), len(data.vocabulary), seed=0)
+    adam = models.Adam(model, 1e-2)
+    train(model, adam, 5)
+    return Language(model, data.vocabulary, data.hash), adam
+
+
+@pytest.mark.parametrize("suffix", checkpoint.SUFFIXES)
+def test_a_saved_model_continues_as_if_never_stopped(suffix, tmp_path):
+    data = read_data()
+    model = build(replace(SMALL, dropout=0.25), len(data.vocabulary), seed=0)
+    adam = models.Adam(model, 1e-2)
+    train(model, adam, 5)
+    path = tmp_path / f"model{suffix}"
+    saved.save(path, Language(model, data.vocabulary, "hash"), adam)
+    names = {f"model{suffix}", f"model.adam{suffix}"}
+    assert {entry.name for entry in tmp_path.iterdir()} == names
+
+    loaded = saved.load(path)
+    other = loaded.model
+    assert (Config.of(other), loaded.vocabulary) == (Config.of(model), data.vocabulary)
+    assert loaded.text == "hash"
+    other_adam = models.Adam(other, 1e-2)
+    assert saved.load_adam(path, other_adam)
+    text = data.test[:2000]
+    assert bits_per_symbol(other, text, 2) == bits_per_symbol(model, text, 2)
+    train(model, adam, 3)
+    train(other, other_adam, 3)
+    for name, parameter in model.parameters.items():
+        np.testing.assert_array_equal(parameter, other.parameters[name], err_msg=name)
+
+
+def test_a_saved_model_is_one_of_models(language, tmp_path):
+    path = tmp_path / "model.npz"
+    saved.save(path, *language)
+    model = models.load(path)
+    assert models.config(model) == models.config(language[0].model)
+    assert model.random_state == language[0].model.random_state
+
+
+def test_adam_may_be_missing_but_not_another(language, tmp_path):
+    path = tmp_path / "model.npz"
+    saved.save(path, *language)
+    model = saved.load(path).model
+    train(model, models.Adam(model, 1e-2), 1)
+    adam = models.Adam(model, 1e-2)
+    with pytest.raises(CheckpointError, match=r"model\.adam\.npz: is of another model"):
+        saved.load_adam(path, adam)
+    saved.adam_path(path).unlink()
+    assert not saved.load_adam(path, adam)
+    assert adam.steps == 0
+
+
+def test_other_files_are_refused(language, tmp_path):
+    path = tmp_path / "model.npz"
+    models.save(path, language[0].model)
+    with pytest.raises(CheckpointError, match=r"model\.npz: is not a language model of this demo"):
+        saved.load(path)
+    fewer = replace(language[0], vocabulary=Vocabulary("character", ("a", "b")))
+    saved.save(path, fewer, language[1])
+    with pytest.raises(CheckpointError, match=r"model\.npz: broken, .*expected 3 symbols"):
+        saved.load(path)
+    metadata, arrays = checkpoint.read(path, checkpoint.MODEL)
+    metadata["language"]["unit"] = "sentence"
+    del metadata["format"]
+    checkpoint.write(path, checkpoint.MODEL, metadata, arrays)
+    with pytest.raises(CheckpointError, match=r"model\.npz: broken, .*unit 'sentence'"):
+        saved.load(path)
+
+
+# Picture
+
+
+def test_the_picture_has_all_models(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    figure = picture.plots.figure
+    monkeypatch.setattr(
+        picture.plots, "figure", lambda *size: drawn.append(figure(*size)) or drawn[0]
+    )
+    records = [{"step": 25 * k, "training_loss": 3.0 / k} for k in (1, 2, 3)]
+    path = tmp_path / "a.png"
+    bits = {"bigram": 3.25, "LSTM": 2.0}
+    picture.draw(models.History(records), bits, "LSTM", "word", path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    x, y = axes.lines[0].get_data()
+    np.testing.assert_allclose(y, np.array([3.0, 1.5, 1.0]) / math.log(2))
+    assert list(x) == [25, 50, 75]
+    assert [text.get_text() for text in axes.texts] == ["bigram 3.25"]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["LSTM, training", "LSTM, held out: 2.00"]
+    with pytest.raises(ValueError, match="history: expected at least one record, got none"):
+        picture.draw(models.History(), bits, "LSTM", "word", path)
+
+
+def test_a_corpus_of_another_vocabulary():
+    data = Corpus.read_as(Vocabulary("character", ("e", "t")))
+    assert set(data.train) == {0, 1, 2}
+    assert data.hash == read_data().hash

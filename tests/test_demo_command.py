@@ -1,131 +1,29 @@
-"""`python -m fusedrnn demo`: its files, its progress, its speed, its command line."""
+"""`python -m fusedrnn demo language`: its speed, its command line, its quick mode."""
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import fusedrnn
-from demo_problems import SMALL, TINY, read_data, run_steps
+from demo_problems import SMALL, TINY, read_data, train
+from fusedrnn import models
 from fusedrnn.__main__ import main
-from fusedrnn.demo import blas, checkpoint, progress, speed
-from fusedrnn.demo.adam import Adam
-from fusedrnn.demo.checkpoint import Checkpoint, CheckpointError
-from fusedrnn.demo.model import Model
-from fusedrnn.demo.training import Report
+from fusedrnn.demo import language, saved, speed
+from fusedrnn.demo.continuations import pairs
+from fusedrnn.demo.corpus import UNITS
+from fusedrnn.demo.model import build
+from fusedrnn.demo.recipe import QUICK
+from fusedrnn.models import blas, checkpoint
 
-
-@pytest.fixture(name="data")
-def fixture_data():
-    return read_data()
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def trained(data):
-    model = Model(SMALL, len(data.vocabulary))
-    adam = Adam(model.parameters)
-    run_steps(model, adam, 5)
-    return model, adam
-
-
-@pytest.mark.parametrize("suffix", checkpoint.SUFFIXES)
-def test_saved_model_continues_as_if_never_stopped(suffix, trained, data, tmp_path):
-    if suffix == ".safetensors":
-        pytest.importorskip("safetensors")
-    model, adam = trained
-    path = tmp_path / f"model{suffix}"
-    checkpoint.save(path, Checkpoint.of(model, adam, data.vocabulary, "hash"))
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-    loaded = checkpoint.load(path)
-    assert (loaded.config, loaded.vocabulary) == (SMALL, data.vocabulary)
-    assert (loaded.text, loaded.adam_steps) == ("hash", 5)
-    other = Model(loaded.config, len(loaded.vocabulary), seed=99)
-    other_adam = Adam(other.parameters)
-    loaded.restore(other, other_adam)
-    text = data.test[:2000]
-    assert other.bits_per_character(text, 2) == model.bits_per_character(text, 2)
-    run_steps(model, adam, 3)
-    run_steps(other, other_adam, 3)
-    for name, parameter in model.parameters.items():
-        np.testing.assert_array_equal(parameter, other.parameters[name], err_msg=name)
-
-
-def test_checkpoint_may_lack_the_optimizer(trained, data):
-    model, adam = trained
-    whole = Checkpoint.of(model, adam, data.vocabulary, "")
-    weights = {n: a for n, a in whole.arrays.items() if not n.startswith("adam.")}
-    other = Model(SMALL, len(data.vocabulary), seed=99)
-    other_adam = Adam(other.parameters)
-    replace(whole, arrays=weights).restore(other, other_adam)
-    assert other_adam.t == 0
-    np.testing.assert_array_equal(other.parameters["embedding"], model.parameters["embedding"])
-    wrong = {**weights, "head.bias": np.zeros(3, np.float32)}
-    message = r"head.bias: expected float32 \(\d+,\), got float32 \(3,\)"
-    with pytest.raises(CheckpointError, match=message):
-        replace(whole, arrays=wrong).restore(other, other_adam)
-
-
-def test_failed_save_leaves_the_old_file(trained, data, tmp_path, monkeypatch):
-    path = tmp_path / "model.npz"
-    path.write_bytes(b"old")
-
-    def fail(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(CheckpointError, match=r"model\.npz: No space left on device"):
-        checkpoint.save(path, Checkpoint.of(*trained, data.vocabulary, ""))
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model.npz"]
-
-
-# --- progress and speed -------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-REPORT = Report(0.5, 10, 20_000, 2.345678, 4.0, False)
-
-
-def test_plain_lines_without_a_terminal():
-    stream = io.StringIO()
-    display = progress.open_progress(stream)
-    display.show(REPORT)
-    display.show(REPORT)  # too early for another line
-    display.show(replace(REPORT, fraction=1.0))
-    display.close()
-    expected = "loss 2.346 bits/char, 5,000 chars/s\n"
-    assert stream.getvalue() == f"training  50%  {expected}training 100%  {expected}"
-
-
-def test_bar_on_a_terminal():
-    pytest.importorskip("tqdm")
-    stream = Terminal()
-    display = progress.open_progress(stream)
-    display.show(REPORT)
-    display.close()
-    assert "50%|" in stream.getvalue()
-    assert "loss 2.346 bits/char" in stream.getvalue()
-
-
-def test_lines_on_a_terminal_without_tqdm(monkeypatch):
-    monkeypatch.setattr(progress, "tqdm_installed", lambda: False)
-    assert isinstance(progress.open_progress(Terminal()), progress.Lines)
+# Speed
 
 
 def test_flops_count_the_products():
@@ -142,6 +40,20 @@ def test_speed_reports_a_reference_that_is_too_slow(monkeypatch):
     text = speed.compare(speed.Case(TINY, 3, 2), 0.5)
     assert "fused kernels, float32, 1 thread" in text
     assert "not ready in the 0.5 s" in text
+
+
+def test_shares_leave_the_model_as_it_is():
+    data = read_data()
+    model = build(replace(SMALL, dropout=0.5), len(data.vocabulary), seed=0)
+    before, drawn = dict(model.parameters), dict(model.random_state)
+    batch = models.Streams(data.train, 4, 8, seed=0).batch(0, 0)
+    text = speed.shares(model, batch)
+    assert sorted(part.rsplit(" ", 1)[0] for part in text.split(", ")) == [
+        "Adam", "Dropout", "Embedding", "LSTM", "softmax and loss"
+    ]  # fmt: skip
+    assert dict(model.random_state) == drawn
+    for name, parameter in model.parameters.items():
+        assert (parameter == before[name]).all()
 
 
 def test_restart_without_threadpoolctl(monkeypatch):
@@ -163,18 +75,23 @@ def test_restart_without_threadpoolctl(monkeypatch):
     assert len(calls) == 1
 
 
-# --- the command line ---------------------------------------------------------------------------
+# The command line
 
 
 def test_help(capsys):
     assert main([]) == 0
     assert "demo" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as exit_info:
-        main(["demo", "--help"])
-    assert exit_info.value.code == 0
-    shown = capsys.readouterr().out
-    for option in ("--hidden", "--seconds", "--cell", "--save", "--load", "--temperature"):
-        assert option in shown
+    for arguments in (["demo", "--help"], ["demo", "language", "--help"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(arguments)
+        assert exit_info.value.code == 0
+        shown = capsys.readouterr().out
+        assert "usage: python -m fusedrnn demo language" in shown
+        for option in (
+            "--unit", "--cell", "--hidden", "--layers", "--seconds", "--seed", "--temperature",
+            "--save", "--load", "--pictures", "--quick",
+        ):  # fmt: skip
+            assert option in shown
 
 
 def test_info(capsys):
@@ -193,6 +110,8 @@ def test_info(capsys):
         (["--temperature", "nan"], "expected a positive number, got nan"),
         (["--seed", "-1"], "expected 0 to 2^63 - 1, got -1"),
         (["--cell", "transformer"], "invalid choice: 'transformer'"),
+        (["--unit", "sentence"], "invalid choice: 'sentence'"),
+        (["--quick", "--seconds", "3"], "--seconds: not with --quick"),
     ],
 )
 def test_bad_options(options, message, capsys):
@@ -218,30 +137,63 @@ def test_bad_files(tmp_path, capsys, monkeypatch):
     assert "No such file or directory" in error_of(["--load", missing], capsys)
     (tmp_path / "dir.npz").mkdir()
     assert "is a directory" in error_of(["--save", tmp_path / "dir.npz"], capsys)
+    (tmp_path / "m.adam.npz").mkdir()
+    assert "m.adam.npz: is a directory" in error_of(["--save", tmp_path / "m.npz"], capsys)
+    assert "File exists" in error_of(["--pictures", Path(__file__)], capsys)
     for suffix in checkpoint.SUFFIXES:
         broken = tmp_path / f"broken{suffix}"
         broken.write_bytes(b"not a model")
-        assert "is not a file of this demo" in error_of(["--load", broken], capsys)
-    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
+        message = f"error: {broken}: broken, or not a file of fusedrnn"
+        assert message in error_of(["--load", broken], capsys)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = "needs the package safetensors (pip install safetensors); .npz does not"
     assert message in error_of(["--save", tmp_path / "model.safetensors"], capsys)
 
 
-def test_options_that_do_not_fit_the_file(trained, data, tmp_path, capsys):
-    path = tmp_path / "model.npz"
-    checkpoint.save(path, Checkpoint.of(*trained, data.vocabulary, ""))
-    assert "--cell gru does not fit" in error_of(["--load", path, "--cell", "gru"], capsys)
-    assert "which has 32" in error_of(["--load", path, "--hidden", "64"], capsys)
+def test_pictures_need_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install matplotlib" in error_of(["--pictures", tmp_path], capsys)
 
 
-def test_demo_saves_and_continues(tmp_path, capsys):
+@pytest.fixture
+def file(tmp_path):
+    data = read_data()
+    model = build(SMALL, len(data.vocabulary), seed=0)
+    adam = models.Adam(model, 1e-2)
+    train(model, adam, 3)
     path = tmp_path / "model.npz"
-    small = ["--hidden", "16", "--cell", "gru", "--seconds", "3"]
-    assert main(["demo", *small, "--save", str(path)]) == 0
+    saved.save(path, saved.Language(model, data.vocabulary, "of another text"), adam)
+    return path
+
+
+def test_options_that_do_not_fit_the_file(file, capsys):
+    assert "--cell gru does not fit" in error_of(["--load", file, "--cell", "gru"], capsys)
+    assert "which has 32" in error_of(["--load", file, "--hidden", "64"], capsys)
+    assert "which has character" in error_of(["--load", file, "--unit", "word"], capsys)
+
+
+def test_a_file_of_another_text_or_without_adam(file, capsys):
+    assert main(["demo", "--load", str(file), "--seconds", "0.01"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Continuing with {file}, after 3 steps." in shown
+    assert "Note: it was trained with another version of Python" in shown
+    saved.adam_path(file).unlink()
+    assert main(["demo", "--load", str(file), "--seconds", "0.01"]) == 0
+    assert "model.adam.npz, so Adam starts anew." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_demo_saves_and_continues(unit, tmp_path, capsys):
+    path = tmp_path / "model.npz"
+    small = ["--hidden", "16", "--cell", "gru", "--unit", unit, "--seconds", "2"]
+    assert main(["demo", *small, "--save", str(path), "--pictures", str(tmp_path)]) == 0
     first = capsys.readouterr()
-    for text in ("| trigram |", "| GRU     |", "NOT beat", "NumPy reference, float64", "kernels"):
+    for text in (
+        "| trigram |", "| GRU     |", "NOT beat", "NumPy reference, float64", "kernels",
+        f"perplexity per {unit}", "Time of a training step:", "preferred to bad ones",
+    ):  # fmt: skip
         assert text in first.out
-    assert "bits/char" in first.err
+    assert f"bits/{unit}" in first.err
     after = next(line for line in first.out.splitlines() if line.startswith("| GRU"))
 
     assert main(["demo", "--load", str(path), "--seconds", "1"]) == 0
@@ -249,7 +201,58 @@ def test_demo_saves_and_continues(tmp_path, capsys):
     assert f"Continuing with {path}" in second
     assert "another version" not in second
     held_out = after.split("|")[2].strip()
-    assert f"before training ({held_out} bits per character)" in second
+    assert f"before training ({held_out} bits per {unit})" in second
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_good_continuations_win_after_quick_training(unit, capsys):
+    assert main(["demo", "language", "--quick", "--unit", unit]) == 0
+    shown = capsys.readouterr().out
+    count = len(pairs(unit, quick=True))
+    assert f"preferred to bad ones, of {count}: {count} by the LSTM" in shown
+    assert "missed" not in shown
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_quick_fails_where_too_little_is_learned(unit, capsys, monkeypatch):
+    monkeypatch.setitem(QUICK, unit, replace(QUICK[unit], budget=5))
+    assert main(["demo", "--quick", "--unit", unit]) == 1
+    assert "missed!" in capsys.readouterr().out
+
+
+def test_interrupt_ends_the_training_and_shows_what_was_learned(capsys, monkeypatch):
+    fit = models.fit
+
+    def interrupted(*arguments, on_step, **options):
+        def interrupt(report):
+            on_step(report)
+            if report.step == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        return fit(*arguments, on_step=interrupt, **options)
+
+    monkeypatch.setattr(models, "fit", interrupted)
+    assert main(["demo", "--hidden", "8"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 steps of 16 x 32 characters" in shown
+    assert "Interrupted: this is how far it got." in shown
+    assert "| LSTM    |" in shown
+
+
+def test_interrupt_elsewhere_ends_it_all(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(language.speed, "shares", interrupt)
+    assert main(["demo", "--hidden", "8"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_loss_that_is_not_finite(capsys, monkeypatch):
+    recipe = replace(QUICK["character"], learning_rate=1e38)
+    monkeypatch.setitem(QUICK, "character", recipe)
+    assert main(["demo", "--quick"]) == 2
+    assert "error: training failed at step " in capsys.readouterr().err
 
 
 def test_demo_runs_as_a_program():

@@ -1,20 +1,24 @@
-"""``python -m fusedrnn demo``: a language model of characters, trained while you watch.
+"""``python -m fusedrnn demo``: small programs that show what sequence models do.
 
-=============  ================================================
-`corpus`       the text and its symbols
-`ngrams`       the baselines: uniform, unigram, bigram, trigram
-`model`        embedding, fused layer, softmax
-`head`         softmax and loss, forward and backward
-`adam`         the optimizer
-`blas`         NumPy's threads
-`training`     truncated back-propagation over streams of text
-`progress`     a bar, or lines
-`checkpoint`   a trained model in a file
-`speed`        kernels beside the NumPy reference
-`command`      the command line, and the report
-=============  ================================================
+=================  ==============================================================
+`programs`         all of them, by name
+`example`          what those in ``examples/`` have in common
+=================  ==============================================================
+
+``language``, a language model of characters or words, trained while you watch:
+
+=================  ==============================================================
+`command`          the command line
+`language`         what it does, from the text to what is printed
+`corpus`           the text and its symbols
+`ngrams`           the baselines: uniform, unigram, bigram, trigram
+`model`            embedding, fused layer, softmax, of the parts in `fusedrnn.models`
+`recipe`           sizes and learning rates
+`continuations`    good and bad continuations, and their probabilities
+`judgement`        what a model has learned
+`saved`            a trained model in files
+`speed`            where the time goes, and kernels beside the NumPy reference
+`report`           what is printed
+`picture`          the training as a picture
+=================  ==============================================================
 """
-
-from .command import add_parser
-
-__all__ = ["add_parser"]

@@ -1,4 +1,4 @@
-"""The speed of a training step of the layer: fused kernels beside the NumPy reference.
+"""The speed of a training step: the layer beside the NumPy reference, and where the time goes.
 
 Run as a program, this file times the reference: its own process, because a BLAS reads the number
 of its threads from the environment when it is loaded. One thread is fair to the reference: its
@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-import fusedrnn
-from fusedrnn import reference
-
-from . import blas
+from .. import models, reference
+from .._threads import get_num_threads, set_num_threads
+from ..models import blas
 from .model import LAYERS, Config
+from .stopwatch import Stopwatch
 
 REFERENCE_CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
 REPEATS = 5  # the median of these counts
@@ -59,15 +59,15 @@ class Timing:
 
 def compare(case: Case, limit: float) -> str:
     """Return the comparison as lines of text; the reference may take `limit` seconds."""
-    threads = fusedrnn.get_num_threads()
+    threads = get_num_threads()
     timings = []
     try:
         for count in sorted({1, threads}):
-            fusedrnn.set_num_threads(count)
+            set_num_threads(count)
             name = f"fused kernels, float32, {count} thread{'s' if count > 1 else ''}"
             timings.append(Timing(name, time_kernels(case)))
     finally:
-        fusedrnn.set_num_threads(threads)
+        set_num_threads(threads)
     name = "NumPy reference, float64, 1 BLAS thread"
     lines = [f"  {t.name:41}{1e3 * t.seconds:8.1f} ms{_rate(case, t):>14}" for t in timings]
     try:
@@ -146,6 +146,36 @@ def _data(case: Case) -> tuple[Any, Any]:
     random, config = np.random.default_rng(1), case.config
     x = random.standard_normal((case.steps, case.batch, config.embedding))
     return x, random.standard_normal((case.steps, case.batch, config.hidden)) * 1e-3
+
+
+def shares(model: models.SequenceModel, batch: models.Batch) -> str:
+    """Return where the time of a training step goes; the model stays as it is."""
+    drawn = model.random_state  # by dropout
+    adam = models.Adam(model, learning_rate=0.0)
+    gradients = model.step(batch).gradients  # also warms up
+    watch = Stopwatch()
+    for _ in range(REPEATS):
+        _time_step(model, batch, watch)
+        with watch("Adam"):
+            models.clip_by_norm(gradients, 1.0)
+            adam.step(gradients)
+    model.random_state = drawn
+    return watch.shares()
+
+
+def _time_step(model: models.SequenceModel, batch: models.Batch, watch: Stopwatch) -> None:
+    """Do what `model.step` does, part by part."""
+    y, tapes = batch.inputs, []
+    parts = {type(part).__name__: part for part in model.body.modules.values()}
+    for name, part in parts.items():
+        with watch(name):
+            y, _, tape = part.forward(y)
+        tapes.append((name, part, tape))
+    with watch("softmax and loss"):
+        dy = model.head.loss(y, batch.targets).gradients.y
+    for name, part, tape in reversed(tapes):
+        with watch(name):
+            dy = part.backward(tape, dy).x
 
 
 def main(argument: str) -> None:
