@@ -40,7 +40,7 @@ from fusedrnn.demo.example import Bound, Options, main
 from fusedrnn.models import plots, schedules
 
 LETTERS = 26
-NOT_COUNTED = -100  # the target of what doesn't count, see `SoftmaxHead`
+NOT_COUNTED = models.IGNORE_INDEX
 HELD_OUT = 300  # sentences
 UNITS = 96  # that the head reads, of each body
 

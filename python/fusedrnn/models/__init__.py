@@ -18,7 +18,8 @@ parts            `Embedding`, `Linear`, `Conv1d`, `Tanh`, `Relu`, `Dropout`, `La
                  `ScaledDotProductAttention`, `AdditiveAttention`, `Sequential`; and
                  `fusedrnn.LSTM`, `GRU`, `RNN`
 heads            `SoftmaxHead`, `RegressionHead`
-losses           `linear_cross_entropy`, `linear_squared_error`, `cross_entropy`, `squared_error`
+losses           `linear_cross_entropy`, `linear_squared_error`, `cross_entropy`, `squared_error`,
+                 `IGNORE_INDEX`
 models           `SequenceModel`, `EncoderDecoder`, `VectorDecoder`
 decoding         `greedy`, `beam`, `sample`, `language_step`, `read_prompt`, `select_state`
 optimizers       `SGD`, `Adam`, `AdamW`, `RMSprop`, `clip_by_norm`, `global_norm`,
@@ -50,6 +51,7 @@ from .heads import RegressionHead, SoftmaxHead
 from .history import History
 from .linear import Linear
 from .losses import (
+    IGNORE_INDEX,
     HeadGradients,
     LinearLoss,
     Loss,
@@ -67,6 +69,7 @@ from .sequential import Sequential
 from .training import evaluate, fit
 
 __all__ = [
+    "IGNORE_INDEX",
     "SGD",
     "Adam",
     "AdamW",
