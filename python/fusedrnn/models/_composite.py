@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 
 from .._arguments import random_state
 from .._network import Array, check_mapping
-from ._module import RandomState, check_names
+from ._module import Editable, RandomState, check_names
 
 
-class Composite:
+class Composite(Editable):
     """A module made of others, by name: their parameters are ``name.parameter``.
 
     A subclass sets `_parts`, a dict of name to module, and has the rest.
@@ -89,18 +88,6 @@ class Composite:
             for name, part in self._parts.items():
                 part.load_parameters(before[name])
             raise
-
-    @contextlib.contextmanager
-    def edit_parameters(self) -> Iterator[dict[str, Array]]:
-        """Give writable copies of the parameters, and load them at the end of the block.
-
-        Yields
-        ------
-        dict of str to array
-        """
-        edited = {name: np.array(a) for name, a in self.parameters.items()}
-        yield edited
-        self.load_parameters(edited)
 
     @property
     def random_state(self) -> RandomState:

@@ -15,6 +15,7 @@ tape reads again must not be changed until `backward` is done: x, and y, which i
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
@@ -78,7 +79,34 @@ class Module(Protocol):
         ...
 
 
-class Stateless:
+class Editable(abc.ABC):
+    """Parameters that are read-only, and replaced as a whole."""
+
+    @property
+    @abc.abstractmethod
+    def parameters(self) -> Mapping[str, Array]:
+        """The parameters by name: read-only arrays. See `load_parameters`."""
+
+    @abc.abstractmethod
+    def load_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Replace all parameters by copies of these."""
+
+    @contextlib.contextmanager
+    def edit_parameters(self) -> Iterator[dict[str, Array]]:
+        """Give writable copies of the parameters, and load them at the end of the block.
+
+        If the block raises, the module stays as it was.
+
+        Yields
+        ------
+        dict of str to array
+        """
+        edited = {name: np.array(a) for name, a in self.parameters.items()}
+        yield edited
+        self.load_parameters(edited)
+
+
+class Stateless(Editable):
     """A module without a state that owns its parameters. A subclass gives `_shapes` and the rest.
 
     Parameters
@@ -137,18 +165,6 @@ class Stateless:
             If `parameters` isn't a mapping, or a dtype is wrong.
         """
         self._parameters = copies(parameters, self._shapes(), self.dtype)
-
-    @contextlib.contextmanager
-    def edit_parameters(self) -> Iterator[dict[str, Array]]:
-        """Give writable copies of the parameters, and load them at the end of the block.
-
-        Yields
-        ------
-        dict of str to array
-        """
-        edited = {name: np.array(a) for name, a in self.parameters.items()}
-        yield edited
-        self.load_parameters(edited)
 
     @property
     def random_state(self) -> RandomState:
