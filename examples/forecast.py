@@ -277,9 +277,8 @@ def draw(results: list[tuple[Series, dict[str, Array]]], path: Path) -> None:
             known = name in (PERSISTENCE, SEASONAL)  # drawn, these would hide the others
             x, y = ([], []) if known else (ahead, forecast[:, shown])
             left.plot(x, y, color=COLORS[name], label=name)
-        right.set(yscale="log", xlabel="steps ahead")
-        right.yaxis.set_major_formatter("{x:g}")
-        right.yaxis.set_minor_formatter("{x:.1g}")
+        right.set_xlabel("steps ahead")
+        plots.logarithmic(right)
         plots.tidy(left, series.label)
         plots.tidy(right, f"{series.name}: error, RMS")
     handles, labels = picture.axes[0].get_legend_handles_labels()  # sunspots have all

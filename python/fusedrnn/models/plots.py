@@ -42,10 +42,19 @@ def tidy(axes: Any, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def logarithmic(axes: Any) -> None:
+    """Give the y-axis a logarithmic scale with labels at 1, 2 and 5 of each power of ten."""
+    ticker: Any = importlib.import_module("matplotlib.ticker")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+
+
 def log_if_wide(axes: Any, values: list[float], ratio: float = 20.0) -> None:
     """Give the y-axis a logarithmic scale if the values are above 0 and far apart."""
     if min(values) > 0 and max(values) > ratio * min(values):
-        axes.set_yscale("log")
+        logarithmic(axes)
 
 
 def plot_history(history: History, path: str | os.PathLike[str]) -> None:
