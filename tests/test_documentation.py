@@ -16,7 +16,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 import fusedrnn
-from fusedrnn import _core, functional, layers, reference
+from fusedrnn import _core, functional, layers, models, reference, weights
 from fusedrnn._layer import Parameters
 from scripts import output
 
@@ -112,7 +112,9 @@ def sections(value: object) -> set[str]:
 def functions() -> dict[str, FunctionType]:
     """The public functions and methods, with `__call__` and `__init__`'s class left to others."""
     found = {f"fusedrnn.{n}": getattr(fusedrnn, n) for n in fusedrnn.__all__}
-    found |= {f"functional.{n}": getattr(functional, n) for n in functional.__all__}
+    for module in (functional, models, weights):
+        name = module.__name__.rpartition(".")[2]
+        found |= {f"{name}.{n}": getattr(module, n) for n in module.__all__}
     for kind in (*LAYERS, fusedrnn.Stream):
         members = inspect.getmembers(kind, inspect.isfunction)
         found |= {
@@ -138,7 +140,9 @@ def test_functions_describe_what_goes_in_and_comes_out(name):
         assert {"Parameters", "Raises"} <= found
         text = doc[doc.index("Parameters\n") : doc.index("Raises\n")]
         for parameter in given:
-            assert re.search(rf"^([\w, ]+, )?{parameter}(,[\w, ]+)?( : .*)?$", text, re.MULTILINE)
+            assert re.search(
+                rf"^([\w, ]+, )?\*{{0,2}}{parameter}(,[\w, ]+)?( : .*)?$", text, re.MULTILINE
+            )
     returns = inspect.signature(function).return_annotation
     if "Iterator" in str(returns):
         assert "Yields" in found
@@ -169,7 +173,9 @@ def test_public_members_have_docstrings(kind, names):
 
 
 @pytest.mark.parametrize(
-    "module", [fusedrnn, functional, layers, reference], ids=lambda m: m.__name__
+    "module",
+    [fusedrnn, functional, layers, models, reference, weights],
+    ids=lambda m: m.__name__,
 )
 def test_public_names_are_documented_and_there(module):
     assert len(module.__all__) == len(set(module.__all__))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import checkpoint
+from ._registry import config
 from ._tree import Array, difference, flatten, restore
 from .data import Batch, Source
 from .history import Record
@@ -189,8 +190,6 @@ class RunFile:
 
 def _describe_model(model: Trainable) -> dict[str, Any]:
     """Return what must be the same for training to go on."""
-    from ._registry import config  # which needs all modules
-
     try:
         configuration = config(model)
     except TypeError:  # a model of one's own

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._registry import build, config
+
 Array = npt.NDArray[Any]
 
 SUFFIXES = (".npz", ".safetensors")
@@ -62,8 +64,6 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
     >>> all((copy.parameters[name] == p).all() for name, p in layer.parameters.items())
     True
     """
-    from ._registry import config  # which needs all modules
-
     metadata = {"config": config(model), "random_state": dict(model.random_state)}
     write(path, MODEL, metadata, dict(model.parameters))
 
@@ -71,13 +71,25 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
 def load(path: str | os.PathLike[str]) -> Any:
     """Return the model that `save` has written to a file.
 
+    Parameters
+    ----------
+    path : str or path
+        The name ends in ``.safetensors`` or ``.npz``.
+
+    Returns
+    -------
+    Module or model
+        With the parameters and the random state that it had.
+
     Raises
     ------
     CheckpointError
         If the file can't be read, or isn't one of a model.
-    """
-    from ._registry import build
 
+    Examples
+    --------
+    See `save`.
+    """
     metadata, arrays = read(path, MODEL)
     with reading(path):
         model = build(metadata["config"])
