@@ -16,14 +16,18 @@ from ._registry import register
 
 
 class _Pooling(Stateless):
-    """y = sum_t w_t x_t, with weights that follow from the lengths."""
+    """From x (T, B, H) to y (B, H)."""
 
     #: y has no axis of time, so lengths say nothing of it: see `Sequential`.
     ends_time = True
 
-    def _weights(self, steps: int, lengths: Integers) -> Array:
-        """Return w (T, B), 0 past the lengths."""
-        raise TypeError(f"{type(self).__name__} has no weights")
+    def _pool(self, x: Array, lengths: Integers) -> tuple[Array, Any]:
+        """Return y (B, H) of x (T, B, H), and what `_spread` needs of the lengths (B,)."""
+        raise TypeError(f"{type(self).__name__} pools nothing")
+
+    def _spread(self, kept: Any, dy: Array, dx: Array) -> None:
+        """Write the gradient of x into dx (T, B, H), which is 0."""
+        raise TypeError(f"{type(self).__name__} pools nothing")
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return y (B, H), and None for a state; the arguments are those of `forward`."""
@@ -59,9 +63,9 @@ class _Pooling(Stateless):
             raise ValueError(f"x: expected (T, B, H) or (T, H) with T > 0, got {x.shape}")
         if lengths is None:
             lengths = np.full(x.shape[1:-1], len(x))
-        weights = self._weights(len(x), check_lengths(lengths, x.shape[:-1])).astype(self.dtype)
-        weighted = _times(weights[..., np.newaxis], x, x.shape)
-        return weighted.sum(axis=0), None, (weights, x.shape)
+        ends = check_lengths(lengths, x.shape[:-1]).reshape(-1)
+        y, kept = self._pool(x.reshape(len(x), len(ends), x.shape[-1]), ends)
+        return y.reshape(x.shape[1:]), None, (kept, x.shape)
 
     def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
         """Return the gradient of x: dx_t = w_t dy.
@@ -84,10 +88,13 @@ class _Pooling(Stateless):
             For a wrong shape or dtype.
         """
         no_state(dstate, "dstate")
-        weights, shape = tape
+        kept, shape = tape
         dy = _core.as_array(dy, "dy", self.dtype.name)
         check_shape(dy, "dy", shape[1:])
-        return Gradients(_times(weights[..., np.newaxis], dy, shape), None, {})
+        dx = np.zeros(shape, dy.dtype)
+        rows = np.atleast_2d(dy)  # (B, H)
+        self._spread(kept, rows, dx.reshape(shape[0], *rows.shape))
+        return Gradients(dx, None, {})
 
 
 @register
@@ -114,9 +121,15 @@ class Last(_Pooling):
     def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
         super().__init__(dtype=dtype)
 
-    def _weights(self, steps: int, lengths: Integers) -> Array:
-        weights = steps_inside(steps, lengths) & ~steps_inside(steps, lengths - 1)
-        return weights.astype(self.dtype)
+    def _pool(self, x: Array, lengths: Integers) -> tuple[Array, Any]:
+        rows = np.flatnonzero(lengths)
+        last = lengths[rows] - 1, rows
+        y = np.zeros(x.shape[1:], x.dtype)
+        y[rows] = x[last]
+        return y, last
+
+    def _spread(self, kept: Any, dy: Array, dx: Array) -> None:
+        dx[kept] = dy[kept[1]]
 
 
 @register
@@ -140,11 +153,12 @@ class Mean(_Pooling):
     def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
         super().__init__(dtype=dtype)
 
-    def _weights(self, steps: int, lengths: Integers) -> Array:
-        weights: Array = steps_inside(steps, lengths) / np.maximum(lengths, 1)
-        return weights
+    def _pool(self, x: Array, lengths: Integers) -> tuple[Array, Any]:
+        inside = steps_inside(len(x), lengths)
+        weights = (inside / np.maximum(lengths, 1)).astype(x.dtype)[..., np.newaxis]
+        # Past the length 0, whatever stands there.
+        weighted = np.multiply(weights, x, out=np.zeros_like(x), where=weights > 0)
+        return weighted.sum(axis=0), weights
 
-
-def _times(weights: Array, x: Array, shape: tuple[int, ...]) -> Array:
-    """Return weights x; 0 where the weight is 0, whatever stands there."""
-    return np.multiply(weights, x, out=np.zeros(shape, x.dtype), where=weights > 0)
+    def _spread(self, kept: Any, dy: Array, dx: Array) -> None:
+        np.multiply(kept, dy, out=dx, where=kept > 0)
