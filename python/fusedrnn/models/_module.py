@@ -119,6 +119,7 @@ class Stateless(Editable):
 
     def __init__(self, *, dtype: npt.DTypeLike = "float32", seed: int | None = None) -> None:
         self._dtype = float_dtype(dtype, "dtype")
+        self._dtype_name = self._dtype.name  # which NumPy takes microseconds to make
         rng = np.random.default_rng(None if seed is None else word(seed, "seed"))
         for name, shape in self._shapes().items():
             # Drawn in float64, then of the module's dtype, then copied.

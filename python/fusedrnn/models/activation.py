@@ -30,7 +30,7 @@ class _Activation(Stateless):
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return y, and None for a state; the arguments are those of `forward`."""
         no_state(state)
-        return self._f(_core.as_array(x, "x", self.dtype.name)), None
+        return self._f(_core.as_array(x, "x", self._dtype_name)), None
 
     def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
         """Return y, None for a state, and a tape for `backward`.
@@ -80,7 +80,7 @@ class _Activation(Stateless):
             For a wrong shape or dtype.
         """
         no_state(dstate, "dstate")
-        dy = _core.as_array(dy, "dy", self.dtype.name)
+        dy = _core.as_array(dy, "dy", self._dtype_name)
         check_shape(dy, "dy", tape.shape)
         return Gradients(self._derivative(tape) * dy, None, {})
 

@@ -201,7 +201,7 @@ class Attention(Stateless):
         ValueError, TypeError
             For a wrong shape or dtype.
         """
-        dcontext = _core.as_array(dcontext, "dcontext", self.dtype.name)
+        dcontext = _core.as_array(dcontext, "dcontext", self._dtype_name)
         batch, steps, _ = tape.query.shape
         check_shape(dcontext, "dcontext", (steps, batch, self.memory_size))
         dc, alpha = dcontext.swapaxes(0, 1), tape.alpha
@@ -232,7 +232,7 @@ class Attention(Stateless):
         if keys is None:
             k = memory @ p["key"].T
         else:
-            k = _core.as_array(keys, "keys", self.dtype.name)
+            k = _core.as_array(keys, "keys", self._dtype_name)
             check_shape(k, "keys", (memory.shape[1], memory.shape[0], self.size))
             k = k.swapaxes(0, 1)
         q = query @ p["query"].T
@@ -249,7 +249,7 @@ class Attention(Stateless):
         raise TypeError(f"{type(self).__name__} has no scores")
 
     def _read(self, value: Any, name: str, shape: tuple[Any, ...]) -> Array:
-        array = _core.as_array(value, name, self.dtype.name)
+        array = _core.as_array(value, name, self._dtype_name)
         if array.ndim != 3 or array.shape[-1] != shape[-1] or len(array) == 0:
             text = f"({shape[0]}, {shape[1]}, {shape[2]}) with {shape[0]} > 0"
             raise ValueError(f"{name}: expected {text}, got {array.shape}")

@@ -159,7 +159,7 @@ class Conv1d(Stateless):
         ValueError, TypeError
             For a wrong shape, dtype or length, or a state where there is none.
         """
-        x = _core.as_array(x, "x", self.dtype.name)
+        x = _core.as_array(x, "x", self._dtype_name)
         if x.ndim not in (2, 3) or x.shape[-1] != self.inputs or len(x) == 0:
             wanted = f"(T, B, {self.inputs}) or (T, {self.inputs}) with T > 0"
             raise ValueError(f"x: expected {wanted}, got {x.shape}")
@@ -200,7 +200,7 @@ class Conv1d(Stateless):
         """
         padded, shape, weight, inside, lengths = tape
         steps = shape[0]
-        dy = _core.as_array(dy, "dy", self.dtype.name)
+        dy = _core.as_array(dy, "dy", self._dtype_name)
         check_shape(dy, "dy", (*shape[:-1], self.outputs))
         rows = _inside(dy, inside).reshape(-1, self.outputs)
         d_weight = (rows.T @ self._windows(padded, steps)).reshape(weight.shape)
@@ -213,7 +213,7 @@ class Conv1d(Stateless):
         if self.padding == "same":
             no_state(dstate, "dstate")
         elif dstate is not None:
-            dstate = _core.as_array(dstate, "dstate", self.dtype.name)
+            dstate = _core.as_array(dstate, "dstate", self._dtype_name)
             check_shape(dstate, "dstate", (self.width - 1, *shape[1:]))
             d_padded[self._last_index(shape, lengths)] += dstate
         dx = _inside(d_padded[self._before : self._before + steps], inside)
@@ -224,7 +224,7 @@ class Conv1d(Stateless):
         if state is None or self.padding == "same":
             no_state(state)
             return None
-        before = _core.as_array(state, "state", self.dtype.name)
+        before = _core.as_array(state, "state", self._dtype_name)
         check_shape(before, "state", (self.width - 1, *x.shape[1:]))
         return before
 

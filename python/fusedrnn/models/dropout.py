@@ -84,7 +84,7 @@ class Dropout(Stateless):
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return x, and None for a state: nothing is dropped in inference."""
         no_state(state)
-        return _core.as_array(x, "x", self.dtype.name), None
+        return _core.as_array(x, "x", self._dtype_name), None
 
     def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
         """Return y, None for a state, and a tape for `backward`.
@@ -110,7 +110,7 @@ class Dropout(Stateless):
             For a state, or a wrong dtype.
         """
         no_state(state)
-        x = _core.as_array(x, "x", self.dtype.name)
+        x = _core.as_array(x, "x", self._dtype_name)
         if self.p == 0:
             return x, None, (x.shape, None)
         with _layer._lock:  # two threads must not draw the same mask
@@ -148,6 +148,6 @@ class Dropout(Stateless):
         """
         no_state(dstate, "dstate")
         shape, mask = tape
-        dy = _core.as_array(dy, "dy", self.dtype.name)
+        dy = _core.as_array(dy, "dy", self._dtype_name)
         check_shape(dy, "dy", shape)
         return Gradients(dy if mask is None else mask * dy, None, {})

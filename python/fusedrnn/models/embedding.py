@@ -143,7 +143,7 @@ class Embedding(Stateless):
             For a wrong shape or dtype.
         """
         no_state(dstate, "dstate")
-        dy = _core.as_array(dy, "dy", self.dtype.name)
+        dy = _core.as_array(dy, "dy", self._dtype_name)
         check_shape(dy, "dy", (*tape.shape, self.size))
         d_weight = np.zeros((self.symbols, self.size), self.dtype)
         rows, columns = dy.reshape(-1, self.size), np.arange(self.size)

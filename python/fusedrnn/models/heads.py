@@ -46,7 +46,7 @@ class _Head(Stateless):
         return {"weight": (self._outputs, self.input_size), "bias": (self._outputs,)}
 
     def _checked(self, y: Any) -> Array:
-        array = _core.as_array(y, "y", self.dtype.name)
+        array = _core.as_array(y, "y", self._dtype_name)
         if array.ndim < 1 or array.shape[-1] != self.input_size:
             raise ValueError(f"y: expected (..., {self.input_size}) [..., H], got {array.shape}")
         return array

@@ -116,7 +116,7 @@ class Linear(Stateless):
             For a wrong shape or dtype, or a state.
         """
         no_state(state)
-        x = _core.as_array(x, "x", self.dtype.name)
+        x = _core.as_array(x, "x", self._dtype_name)
         if x.ndim < 1 or x.shape[-1] != self.inputs:
             raise ValueError(f"x: expected (..., {self.inputs}) [..., I], got {x.shape}")
         p = self.parameters  # of one version, whatever another thread loads
@@ -147,7 +147,7 @@ class Linear(Stateless):
         """
         no_state(dstate, "dstate")
         x, weight = tape
-        dy = _core.as_array(dy, "dy", self.dtype.name)
+        dy = _core.as_array(dy, "dy", self._dtype_name)
         check_shape(dy, "dy", (*x.shape[:-1], self.outputs))
         rows = dy.reshape(-1, self.outputs)
         parameters: dict[str, Array] = {"weight": rows.T @ x.reshape(-1, self.inputs)}

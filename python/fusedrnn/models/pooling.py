@@ -58,7 +58,7 @@ class _Pooling(Stateless):
             For a wrong shape, dtype or length, or a state.
         """
         no_state(state)
-        x = _core.as_array(x, "x", self.dtype.name)
+        x = _core.as_array(x, "x", self._dtype_name)
         if x.ndim not in (2, 3) or len(x) == 0:
             raise ValueError(f"x: expected (T, B, H) or (T, H) with T > 0, got {x.shape}")
         if lengths is None:
@@ -89,7 +89,7 @@ class _Pooling(Stateless):
         """
         no_state(dstate, "dstate")
         kept, shape = tape
-        dy = _core.as_array(dy, "dy", self.dtype.name)
+        dy = _core.as_array(dy, "dy", self._dtype_name)
         check_shape(dy, "dy", shape[1:])
         dx = np.zeros(shape, dy.dtype)
         rows = np.atleast_2d(dy)  # (B, H)
