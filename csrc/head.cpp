@@ -9,9 +9,10 @@
 namespace fusedrnn {
 namespace {
 
-// Of the logits of a chunk: they lie in the second- or third-level cache. More rows to a chunk are
-// fewer passes over W and dW, which are read for every chunk.
-constexpr Index chunk_bytes = 8 << 20;
+// Of the logits of a chunk, which lie in the third-level cache. More rows to a chunk are fewer
+// passes over W and dW, which are read for every chunk: of 8, 16 and 32 MiB this was the fastest
+// with K = 10,000 and 30,000 (bench/README.md).
+constexpr Index chunk_bytes = 16 << 20;
 constexpr Index most_rows = 512, least_rows = 32;
 
 // Below this one thread works: a team takes start_us to begin.
