@@ -10,8 +10,8 @@ namespace fusedrnn {
 namespace {
 
 // Of the logits of a chunk, which lie in the third-level cache. More rows to a chunk are fewer
-// passes over W and dW, which are read for every chunk: of 8, 16 and 32 MiB this was the fastest
-// with K = 10,000 and 30,000 (bench/README.md).
+// passes over W and dW, which are read for every chunk; 8 MiB were slower, and 32 no faster
+// (bench/README.md).
 constexpr Index chunk_bytes = 16 << 20;
 constexpr Index most_rows = 512, least_rows = 32;
 
