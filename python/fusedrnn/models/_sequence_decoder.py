@@ -5,6 +5,7 @@ A subclass says what it begins with (`_encode`), and how gradients go on from th
 
 from __future__ import annotations
 
+import abc
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,13 +112,13 @@ class SequenceDecoder(Composite):
     def __repr__(self) -> str:
         return representation(self)
 
+    @abc.abstractmethod
     def _encode(self, inputs: Any, lengths: Any, *, train: bool) -> Encoded:
         """Return what the decoder begins with."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _encode_backward(self, tape: Any, d_state: Any, d_memory: Any) -> dict[str, Array]:
         """Return the gradients of the parameters that `_encode` uses, by name."""
-        raise NotImplementedError
 
     # Training
 

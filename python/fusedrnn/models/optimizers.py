@@ -12,6 +12,7 @@ from 1. The arrays that an optimizer keeps (`m`, `v`) start at 0 and have the pa
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ class HasParameters(Protocol):
         ...
 
 
-class Optimizer:
+class Optimizer(abc.ABC):
     """What all optimizers have in common; not to be made itself.
 
     Parameters
@@ -121,9 +122,9 @@ class Optimizer:
                 self._update_block(*(a[start : start + BLOCK] for a in flat), rate=rate)
         return new
 
+    @abc.abstractmethod
     def _update_block(self, new: Array, p: Array, g: Array, *kept: Array, rate: float) -> None:
         """Write the new p into `new`, and update `kept` in place; all arrays are flat."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what changes from step to step.
