@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ class _Activation(Stateless):
     def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
         super().__init__(dtype=dtype)
 
+    @abc.abstractmethod
     def _f(self, x: Array) -> Array:
-        raise TypeError(f"{type(self).__name__} has no function")
+        """Return f(x)."""
 
+    @abc.abstractmethod
     def _derivative(self, y: Array) -> Array:
-        raise TypeError(f"{type(self).__name__} has no derivative")
+        """Return f'(x) where f(x) is y."""
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return y, and None for a state; the arguments are those of `forward`."""

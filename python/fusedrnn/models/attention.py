@@ -31,6 +31,7 @@ Need, NeurIPS 2017, section 3.2.1 (scaled dot product).
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,13 +241,13 @@ class Attention(Stateless):
         context = alpha @ memory
         return context.swapaxes(0, 1), _Tape(query, memory, q, k, alpha, p)
 
+    @abc.abstractmethod
     def _scores(self, q: Array, k: Array, p: Any) -> Array:
         """Return e [B, T, S] of q [B, T, A] and k [B, S, A]."""
-        raise TypeError(f"{type(self).__name__} has no scores")
 
+    @abc.abstractmethod
     def _scores_backward(self, d_e: Array, tape: _Tape) -> tuple[Array, Array, dict[str, Array]]:
         """Return dq, dk and the gradients of the score's own parameters."""
-        raise TypeError(f"{type(self).__name__} has no scores")
 
     def _read(self, value: Any, name: str, shape: tuple[Any, ...]) -> Array:
         array = _core.as_array(value, name, self._dtype_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ class _Pooling(Stateless):
     #: y has no axis of time, so lengths say nothing of it: see `Sequential`.
     ends_time = True
 
+    @abc.abstractmethod
     def _pool(self, x: Array, lengths: Integers) -> tuple[Array, Any]:
         """Return y (B, H) of x (T, B, H), and what `_spread` needs of the lengths (B,)."""
-        raise TypeError(f"{type(self).__name__} pools nothing")
 
+    @abc.abstractmethod
     def _spread(self, kept: Any, dy: Array, dx: Array) -> None:
         """Write the gradient of x into dx (T, B, H), which is 0."""
-        raise TypeError(f"{type(self).__name__} pools nothing")
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
         """Return y (B, H), and None for a state; the arguments are those of `forward`."""
