@@ -53,6 +53,15 @@ def test_a_program_runs_by_name(capfd):
 
 
 @pytest.mark.usefixtures("_two")
+def test_packages_that_are_not_there(capsys):
+    program = '"""Needs much."""\nimport sys, nowhere.at_all\nfrom neither.here import nor_there\n'
+    (programs.EXAMPLES / "needy.py").write_text(program)
+    assert main(["demo", "needy"]) == 2
+    message = "error: needy needs packages that aren't installed: neither, nowhere\n"
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.usefixtures("_two")
 def test_names_that_are_not_there(capsys):
     for name in ("_part", "ugly", "../good"):
         with pytest.raises(SystemExit) as error:

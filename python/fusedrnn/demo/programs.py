@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -36,6 +37,17 @@ def summary(path: Path) -> str:
     return text.partition("\n")[0]
 
 
+def missing(path: Path) -> list[str]:
+    """Return the packages that a program imports and that aren't installed."""
+    found = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return sorted(name for name in found if importlib.util.find_spec(name) is None)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the program that the first argument names, with the others; return its exit status."""
     first, *rest = [*arguments, ""][: max(len(arguments), 1)]
@@ -48,8 +60,14 @@ def main(arguments: Sequence[str]) -> int:
     if first not in names():
         parser = argparse.ArgumentParser(prog="python -m fusedrnn demo")
         parser.error(f"NAME: expected one of {', '.join(names())}, got {first!r}; see --list")
+    path = EXAMPLES / f"{first}.py"
+    if packages := missing(path):
+        named = ", ".join(packages)
+        print(f"error: {first} needs packages that aren't installed: {named}", file=sys.stderr)
+        print("pip install 'fusedrnn[demo]' brings all but torch", file=sys.stderr)
+        return 2
     # A process of its own: some start others, for which they must be the main program.
-    return subprocess.run([sys.executable, EXAMPLES / f"{first}.py", *rest], check=False).returncode
+    return subprocess.run([sys.executable, path, *rest], check=False).returncode
 
 
 def _print_list() -> int:
