@@ -307,9 +307,11 @@ path.with_suffix(".json").write_text(text)
 def kill_at_random(path: Path, steps: int, seconds: float) -> list[int]:
     """Train until it is done, and kill the process again and again; return after which steps."""
     lives = []
+    # On the same kernels as here, which may be forced: others round in another order.
+    variables = environment(FUSEDRNN_ISA=os.environ.get("FUSEDRNN_ISA"))
     while not path.with_suffix(".json").exists():
         command = [sys.executable, "-c", CHILD, str(path), str(steps)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=variables) as process:
             first = process.stdout.readline()
             if len(lives) < 4:
                 time.sleep(random.uniform(0, seconds))
