@@ -9,6 +9,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn.utils.rnn import pack_sequence
 
 import fusedrnn.torch
+from fusedrnn.torch._differentiable import without_onednn
 from torch_problems import (
     CELLS,
     KINDS,
@@ -22,6 +23,21 @@ from torch_problems import (
 )
 
 strictly = pytest.mark.usefixtures("strict")
+
+
+def by_torch(layer, *arguments):
+    """The tensors of torch's own layer under autocast.
+
+    oneDNN computes its LSTMs in bfloat16, but on CPUs without AVX-512 it says that it can't. There,
+    what torch's other operators give, with the dtype that it has elsewhere.
+    """
+    try:
+        return tensors(layer(*arguments))
+    except RuntimeError as error:
+        if "LSTM forward propagation primitive" not in str(error):
+            raise
+        with without_onednn():
+            return [t.bfloat16() for t in tensors(layer(*arguments))]
 
 
 def stacked(function, *arguments):
@@ -180,7 +196,7 @@ def test_autocast_has_torchs_dtypes(kind, variant):
     for given in problems:
         for context in (torch.no_grad(), torch.enable_grad()):
             with torch.autocast("cpu"), context:
-                found, wanted = tensors(ours(given)), tensors(theirs(given))
+                found, wanted = tensors(ours(given)), by_torch(theirs, given)
             assert [t.dtype for t in found] == [t.dtype for t in wanted]
             for a, b in zip(found, wanted, strict=True):
                 # bfloat16 has 8 bits; torch rounds to it in every step.
@@ -197,7 +213,7 @@ def test_autocast_of_other_inputs():
     hx = tuple(part.bfloat16() for part in states_of(ours, 3))
     with torch.autocast("cpu"), fusedrnn.torch.strict():
         for given, state in ((x.bfloat16(), None), (x, hx), (x.bfloat16(), hx)):
-            found, wanted = tensors(ours(given, state)), tensors(theirs(given, state))
+            found, wanted = tensors(ours(given, state)), by_torch(theirs, given, state)
             for a, b in zip(found, wanted, strict=True):
                 assert a.dtype == b.dtype
                 assert (a - b).float().norm() <= 0.02 * b.float().norm()

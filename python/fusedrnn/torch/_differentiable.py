@@ -89,7 +89,7 @@ def gradients(
     tensors = (x, *states, *weights)
     differentiable = torch.is_grad_enabled()
     # Aliases: one tensor may stand in two places, and each has its own gradient.
-    with torch.enable_grad(), _without_onednn():
+    with torch.enable_grad(), without_onednn():
         aliases = [None if t is None else t.view_as(t) for t in tensors]
         results = _outputs(call, aliases)
         pairs = [
@@ -112,7 +112,7 @@ def gradients(
 
 
 @contextlib.contextmanager
-def _without_onednn() -> Iterator[None]:
+def without_onednn() -> Iterator[None]:
     """Let torch use its own operators: oneDNN's LSTM has no gradients of gradients.
 
     (torch.backends.mkldnn.flags sets other flags besides, and warns about them.)
