@@ -41,8 +41,11 @@ struct CrossEntropy {
 
   template <class T>
   static double merge(T* max, T* sum, Index parts, Index step, double at_target) {
-    double highest = max[0], total = 0;
-    for (Index i = 1; i < parts; ++i) highest = std::fmax(highest, max[i * step]);
+    // In T: GCC 12 for Arm fails on a maximum of numbers that it widens.
+    T most = max[0];
+    for (Index i = 1; i < parts; ++i) most = std::fmax(most, max[i * step]);
+    const double highest = most;
+    double total = 0;
     for (Index i = 0; i < parts; ++i) total += sum[i * step] * std::exp(max[i * step] - highest);
     for (Index i = 0; i < parts; ++i)
       max[i * step] = static_cast<T>(std::exp(max[i * step] - highest) / total);
