@@ -155,22 +155,29 @@ TEST_CASE("careful: after regions that were held up, for a while, longer each ti
       team.sync();
     });
   };
-  const auto carefree_after = [] {
-    const auto begin = std::chrono::steady_clock::now();
-    while (careful()) std::this_thread::sleep_for(Milliseconds(1));
-    return std::chrono::steady_clock::now() - begin;
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point last_careful;
+  const auto carefree_after = [&] {
+    const auto begin = Clock::now();
+    for (auto now = begin; careful(); now = Clock::now()) {
+      last_careful = now;
+      std::this_thread::sleep_for(Milliseconds(1));
+    }
+    return Clock::now() - begin;
   };
   carefree_after();
   region(Milliseconds(10));  // a long one is enough
   CHECK(careful());
   CHECK(carefree_after() > Milliseconds(1));
-  // Twice as long if the next one comes soon, which on a busy machine it may not.
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  do {
+  // The next one soon after doubles the time of 20 ms. On a busy machine it may come too late for
+  // that: then again.
+  const auto end = Clock::now() + std::chrono::seconds(20);
+  region(Milliseconds(10));
+  while (Clock::now() - last_careful > Milliseconds(18) && Clock::now() < end) {
     carefree_after();
     region(Milliseconds(10));
-  } while (carefree_after() < Milliseconds(25) && std::chrono::steady_clock::now() < end);
-  CHECK(std::chrono::steady_clock::now() < end);
+  }
+  CHECK(carefree_after() > Milliseconds(25));
   for (int i = 0; i < 3 && !careful(); ++i) region(Milliseconds(1));  // of short ones, two or so
   CHECK(careful());
   set_num_threads(2);
