@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "cpu/dropout.h"
 #include "cpu/memory.h"
+#include "dropout.h"
 
 namespace fusedrnn {
 

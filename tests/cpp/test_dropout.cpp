@@ -1,5 +1,5 @@
 // The dropout's generator against its authors' known answers, and its mask against the definition.
-#include "cpu/dropout.h"
+#include "dropout.h"
 
 #include <doctest/doctest.h>
 
