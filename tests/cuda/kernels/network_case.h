@@ -1,0 +1,62 @@
+// One network run twice: by the CPU's kernels in double, which the NumPy reference vouches for
+// (tests/test_kernels.py), and by the GPU's, on equal numbers. Shared by the tests of
+// csrc/cuda/rnn.h.
+#pragma once
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/rnn.h"
+
+namespace fusedrnn::cuda::testing {
+
+struct NetworkCase {
+  int cell;
+  Type type;
+  Index steps, batch, input, hidden;
+  int layers = 1, directions = 1;
+  std::vector<Index> lengths = {};  // sorted, the longest first; empty: none ends early
+  bool states = true;               // with initial states, and gradients of the last ones
+  bool biases = true;
+  double dropout = 0;
+  unsigned seed = 1;
+
+  std::string text() const;
+};
+
+// The arrays of one case: what goes in, and everything that comes out of forward and backward.
+struct Results {
+  std::vector<double> y, h_n, c_n;  // inference
+  std::vector<double> y_trained;    // training, with dropout
+  std::vector<double> dx, dh_0, dc_0;
+  std::vector<std::vector<double>> d_parameters;  // W, R, b_ih, b_hh for each layer, direction
+};
+
+Results on_cpu(const NetworkCase& c);
+// plan: which one of candidates(); -1: the planner's.
+Results on_gpu(const NetworkCase& c, const DeviceLimits& limits, int plan = -1);
+
+// The largest relative difference (in the norm) of any array, and which it is.
+struct Difference {
+  double error = 0;
+  std::string array;
+};
+Difference difference(const Results& got, const Results& want);
+
+// Relative roundings: each step rounds h (and in backward d_a) to the type, some tens of roundings
+// in a row. float32: what the project asks for.
+inline double bound(Type type) {
+  switch (type) {
+    case Type::float32:
+      return 1e-5;
+    case Type::float16:
+      return 8 * 0x1p-11;
+    case Type::bfloat16:
+      return 8 * 0x1p-8;
+  }
+  return 0;
+}
+
+}  // namespace fusedrnn::cuda::testing
