@@ -28,54 +28,85 @@ struct CellStep {
     return sum;
   }
 
-  // From the pre-activations `a` and the states before to the states after. `at` is the row of y.
-  static __device__ __forceinline__ void forward(const LayerShape& shape,
-                                                 const ForwardDirection<T>& d, Index at, int unit,
-                                                 const Value (&a)[slots], Value (&state)[states]) {
-    constexpr CellSpec spec = Cell::spec;
-    Value before[states], saved[slots];
+  // From the pre-activations `a` to the activated gates, in their place, and from the states before
+  // to those after.
+  static __device__ __forceinline__ void forward(Value (&a)[slots], Value (&state)[states]) {
+    Value before[states], gates[slots];
     FUSEDRNN_UNROLL
     for (int part = 0; part < states; ++part) before[part] = state[part];
-    Cell::forward(a, before, state, saved);
+    Cell::forward(a, before, state, gates);
+    FUSEDRNN_UNROLL
+    for (int s = 0; s < slots; ++s) a[s] = gates[s];
+  }
+  // Both to memory; `at` is the row of y.
+  static __device__ __forceinline__ void store(const LayerShape& shape,
+                                               const ForwardDirection<T>& d, Index at, int unit,
+                                               const Value (&gates)[slots],
+                                               const Value (&state)[states]) {
+    constexpr CellSpec spec = Cell::spec;
     const int hidden = shape.hidden;
     d.y[at * shape.output_stride + unit] = from_float<T>(state[0].v);
     if (states > 1 && d.c != nullptr) d.c[at * hidden + unit] = state[states - 1].v;
     if (spec.saves && d.gates != nullptr) {
       FUSEDRNN_UNROLL
       for (int s = 0; s < slots; ++s)
-        d.gates[(at * slots + stored(spec, s)) * hidden + unit] = from_float<T>(saved[s].v);
+        d.gates[(at * slots + stored(spec, s)) * hidden + unit] = from_float<T>(gates[s].v);
     }
   }
 
-  // From the gradients of the states after to those of the states before (but for R^T d_a), and the
-  // gradients of the pre-activations. `at` is the row of y; `before` that of the step before, or -1
-  // where row `row` of the batch begins with this step.
-  static __device__ __forceinline__ void backward(const LayerShape& shape,
-                                                  const BackwardDirection<T>& d, Index at,
-                                                  Index before, int row, int unit,
-                                                  Value (&d_state)[states], Value (&d_a)[slots]) {
+  // What backward reads of memory for one step. What a cell has no use for is never loaded.
+  struct Inputs {
+    T gates[slots], h, h_before, dy;
+    float c, c_before;
+  };
+  // `at` is the row of y; `before` that of the step before, or -1 where row `row` of the batch
+  // begins with this step.
+  static __device__ __forceinline__ Inputs load(const LayerShape& shape,
+                                                const BackwardDirection<T>& d, Index at,
+                                                Index before, int row, int unit) {
     constexpr CellSpec spec = Cell::spec;
-    const int hidden = shape.hidden;
+    const int hidden = shape.hidden, width = shape.output_stride;
     const Index at_0 = static_cast<Index>(row) * hidden + unit;
-    const auto y = [&](Index r) { return Value(to_float(d.y[r * shape.output_stride + unit])); };
+    const T zero = from_float<T>(0.0f);
+    Inputs in;
+    FUSEDRNN_UNROLL
+    for (int s = 0; s < slots; ++s)
+      in.gates[s] = spec.saves ? d.gates[(at * slots + stored(spec, s)) * hidden + unit] : zero;
+    in.h = d.y[at * width + unit];
+    in.h_before = before >= 0               ? d.y[before * width + unit]
+                  : d.state_0[0] == nullptr ? zero
+                                            : d.state_0[0][at_0];
+    in.dy = d.dy == nullptr ? zero : d.dy[at * width + unit];
+    in.c = in.c_before = 0;
+    if (states > 1) {
+      in.c = d.c[at * hidden + unit];
+      in.c_before =
+          before >= 0 ? d.c[before * hidden + unit] : element_or_zero(d.state_0[states - 1], at_0);
+    }
+    return in;
+  }
+
+  // From the gradients of the states after to those of the states before (but for R^T d_a), and the
+  // gradients of the pre-activations.
+  static __device__ __forceinline__ void backward(const Inputs& in, Value (&d_state)[states],
+                                                  Value (&d_a)[slots]) {
     Value saved[slots], previous[states], next[states];
     FUSEDRNN_UNROLL
-    for (int s = 0; s < slots; ++s)
-      if (spec.saves)
-        saved[s] = Value(to_float(d.gates[(at * slots + stored(spec, s)) * hidden + unit]));
-    next[0] = y(at);
-    previous[0] = before >= 0 ? y(before) : Value(element_or_zero(d.state_0[0], at_0));
-    if (states > 1) {
-      constexpr int part = states - 1;
-      next[part] = Value(d.c[at * hidden + unit]);
-      previous[part] = before >= 0 ? Value(d.c[before * hidden + unit])
-                                   : Value(element_or_zero(d.state_0[part], at_0));
-    }
-    if (d.dy != nullptr) d_state[0].v += to_float(d.dy[at * shape.output_stride + unit]);
+    for (int s = 0; s < slots; ++s) saved[s] = Value(to_float(in.gates[s]));
+    next[states - 1] = Value(in.c);
+    previous[states - 1] = Value(in.c_before);
+    next[0] = Value(to_float(in.h));
+    previous[0] = Value(to_float(in.h_before));
+    d_state[0].v += to_float(in.dy);
     Cell::backward(saved, previous, next, d_state, d_a);
+  }
+  static __device__ __forceinline__ void store(const LayerShape& shape,
+                                               const BackwardDirection<T>& d, Index at, int unit,
+                                               const T (&d_a)[slots]) {
+    constexpr CellSpec spec = Cell::spec;
     FUSEDRNN_UNROLL
     for (int s = 0; s < slots; ++s)
-      d.d_a[(at * slots + stored(spec, s)) * hidden + unit] = from_float<T>(d_a[s].v);
+      d.d_a[(at * slots + stored(spec, s)) * shape.hidden + unit] = d_a[s];
   }
 };
 

@@ -1,5 +1,5 @@
-// What a kernel file is written in: CUDA, or, with FUSEDRNN_CUDA_EMULATION, the emulation of it that
-// runs the same source on the host (host_emulation/). Included first.
+// What a kernel file is written in: CUDA, or, with FUSEDRNN_CUDA_EMULATION, the emulation of it
+// that runs the same source on the host (host_emulation/). Included first.
 #pragma once
 
 #ifdef FUSEDRNN_CUDA_EMULATION

@@ -3,7 +3,8 @@
 
 #include "kernels.h"
 #include "pointwise.h"
-#include "recurrent.h"
+#include "recurrent_backward.h"
+#include "recurrent_forward.h"
 #include "rows.h"
 
 namespace fusedrnn::cuda {

@@ -24,6 +24,18 @@ constexpr int stored(const CellSpec& spec, int slot) {
   return position;
 }
 
+// A warp's product has tiles of 16 units by 8 rows (tile.h); a warp of a recurrent kernel takes so
+// many tiles of units: more than one where a cell has one slot, so that a load of the vector serves
+// two products.
+inline constexpr int tile_units = 16, tile_rows = 8;
+constexpr int warp_tiles(const CellSpec& cell) { return cell.slots == 1 ? 2 : 1; }
+
+// Threads of a block of the recurrent kernels at most, their launch bound: with more rows a thread
+// has more sums, and needs more of a multiprocessor's 64 Ki registers.
+constexpr int most_threads(int row_tiles) {
+  return row_tiles == 1 ? 512 : row_tiles == 2 ? 384 : 256;
+}
+
 // Among which blocks the vector (h, or the gradients of the gates) goes round in each step: one
 // block has all units; a cluster of blocks; blocks anywhere in the grid. In a grid it goes through
 // global memory.

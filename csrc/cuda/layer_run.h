@@ -152,7 +152,7 @@ class Run {
   void persistent(const Plan& plan, const RecurrentProblem& problem, Parameters p,
                   void (*kernel)(Parameters)) const {
     const Parameters both = p;
-    const Index rows = Index{row_tile} * plan.row_tiles;
+    const Index rows = Index{tile_rows} * plan.row_tiles;
     const Index pitch = division(problem, plan).pitch;
     Buffer vectors, flags;
     const bool grid = plan.tier == Tier::grid;

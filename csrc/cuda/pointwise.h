@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(pointwise_threads)
               scratch.product[(static_cast<Index>(row) * h_slots.count + spec.h_gate[s]) * hidden +
                               unit];
       }
-      Step::forward(shape, d, rows.first + row, unit, a, state);
+      Step::forward(a, state);
+      Step::store(shape, d, rows.first + row, unit, a, state);
     }
     scratch.vector[at] = from_float<T>(state[0].v);
     FUSEDRNN_UNROLL
@@ -78,8 +79,14 @@ __global__ void __launch_bounds__(pointwise_threads)
     FUSEDRNN_UNROLL
     for (int s = 0; s < spec.slots; ++s) d_a[s] = Value(0.0f);
     if (scratch.product != nullptr) d_state[0].v += scratch.product[at];
-    if (!done && row < rows.active)
-      Step::backward(shape, d, rows.first + row, rows.before(row), row, unit, d_state, d_a);
+    const bool active = !done && row < rows.active;
+    if (active)
+      Step::backward(Step::load(shape, d, rows.first + row, rows.before(row), row, unit), d_state,
+                     d_a);
+    T rounded[spec.slots];
+    FUSEDRNN_UNROLL
+    for (int s = 0; s < spec.slots; ++s) rounded[s] = from_float<T>(d_a[s].v);
+    if (active) Step::store(shape, d, rows.first + row, unit, rounded);
     FUSEDRNN_UNROLL
     for (int part = 0; part < spec.states; ++part) {
       if (done)
@@ -90,7 +97,7 @@ __global__ void __launch_bounds__(pointwise_threads)
     FUSEDRNN_UNROLL
     for (int q = 0; q < h_slots.count; ++q)
       scratch.vector[(static_cast<Index>(row) * h_slots.count + q) * hidden + unit] =
-          from_float<T>(d_a[h_slots.first + q].v);
+          rounded[h_slots.first + q];
   }
 }
 

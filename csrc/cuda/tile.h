@@ -25,12 +25,9 @@
 // number (float32, 16 bytes a lane).
 #pragma once
 
-#include "../compiler.h"
+#include "layer.h"
 
 namespace fusedrnn::cuda {
-
-inline constexpr int tile_units = 16;  // of a unit tile
-inline constexpr int tile_rows = 8;    // of a row tile
 
 // Where a lane's sum e stands in its tile.
 FUSEDRNN_INLINE int sum_unit(int lane, int e) { return lane / 4 + 8 * (e / 2); }
