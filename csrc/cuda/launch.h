@@ -1,9 +1,14 @@
-// How the host starts a kernel: one function, for CUDA and for its emulation.
+// How the host starts a kernel: one function, for CUDA and for its emulation (which must be told
+// the type of a kernel's parameters).
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+
+#ifdef FUSEDRNN_CUDA_EMULATION
+#include "host_emulation/launch_known.h"
+#endif
 
 namespace fusedrnn::cuda {
 
@@ -18,18 +23,12 @@ struct LaunchShape {
 // Starts kernel(parameters) on `stream`. Kernels take one struct by value.
 template <class Parameters>
 cudaError_t launch(void (*kernel)(Parameters), const Parameters& parameters,
-                   const LaunchShape& shape, cudaStream_t stream);
-
-}  // namespace fusedrnn::cuda
-
+                   const LaunchShape& shape, cudaStream_t stream) {
 #ifdef FUSEDRNN_CUDA_EMULATION
-#include "host_emulation/launch.h"
+  const void* function = emulation::known_kernel(kernel);
 #else
-
-template <class Parameters>
-cudaError_t fusedrnn::cuda::launch(void (*kernel)(Parameters), const Parameters& parameters,
-                                   const LaunchShape& shape, cudaStream_t stream) {
   const void* function = reinterpret_cast<const void*>(kernel);
+#endif
   // 48 KiB is what a kernel may take without asking.
   if (shape.shared_bytes > 48 * 1024) {
     const cudaError_t status = cudaFuncSetAttribute(
@@ -59,4 +58,5 @@ cudaError_t fusedrnn::cuda::launch(void (*kernel)(Parameters), const Parameters&
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
   return cudaLaunchKernelExC(&config, function, arguments);
 }
-#endif
+
+}  // namespace fusedrnn::cuda
