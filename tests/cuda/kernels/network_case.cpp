@@ -189,6 +189,16 @@ std::string NetworkCase::text() const {
   return text;
 }
 
+DeviceLimits device_limits() {
+  int device = 0;
+  FUSEDRNN_CUDA(cudaGetDevice, &device);
+  cudaDeviceProp properties;
+  FUSEDRNN_CUDA(cudaGetDeviceProperties, &properties, device);
+  DeviceLimits limits = known_device(properties.major, properties.minor);
+  limits.multiprocessors = properties.multiProcessorCount;
+  return limits;
+}
+
 Results on_cpu(const NetworkCase& c) {
   Inputs in(c);
   Results r = poisoned(c, in);

@@ -34,6 +34,9 @@ struct Results {
   std::vector<std::vector<double>> d_parameters;  // W, R, b_ih, b_hh for each layer, direction
 };
 
+// The current device's, its rates those of the known card of its architecture.
+DeviceLimits device_limits();
+
 Results on_cpu(const NetworkCase& c);
 // plan: which one of candidates(); -1: the planner's.
 Results on_gpu(const NetworkCase& c, const DeviceLimits& limits, int plan = -1);

@@ -1,0 +1,4 @@
+#include "product_launch.h"
+
+template cudaError_t fusedrnn::cuda::start_product<fusedrnn::cuda::Type::bfloat16>(
+    const Product&, const ProductPlan&, float*, cudaStream_t);
