@@ -7,13 +7,10 @@
 // stored in the order of `stored`.
 #pragma once
 
-#include <cstdint>
-
 #include "../cells/cell.h"
+#include "types.h"
 
 namespace fusedrnn::cuda {
-
-using Index = std::int64_t;
 
 // Where slot s stands in a stored row [S*H] of gates or of their gradients: the gates of W x first,
 // in torch's order, so that dW and dx are each one product; then the slots that have none.

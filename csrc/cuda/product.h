@@ -28,7 +28,7 @@ struct ProductParameters {
   Index lda, ldb, ldc;
   Index part;                            // the k of one part, whole tiles
   Index part_stride;                     // from part to part of C
-  bool vectors_a, vectors_b, vectors_c;  // 16-byte accesses are allowed
+  bool vectors_a, vectors_b, vectors_c;  // may be read 16 bytes, written 4 elements at a time
   bool float_result;
   bool accumulate;
 };
@@ -69,8 +69,7 @@ struct ProductSums {
   }
 };
 
-// sums += a b^T for 16 bytes of k: 4 floats, the same for all lanes; or 8 of a half type for each
-// j.
+// sums += a b^T for 16 bytes of k: 4 floats, the same for all lanes, or 8 half numbers for each j.
 template <class T, int rows, int columns, int run_b>
 __device__ __forceinline__ void add_products(ProductSums<rows, columns>& sums,
                                              const Word<T> (&a)[rows][4],
