@@ -222,14 +222,16 @@ def term_sums(p: KernelProblem) -> dict[str, np.ndarray]:
     return reference.backward(tape, p.dy, pack(p.dstates)).parameters
 
 
-def spread(p: KernelProblem) -> tuple[dict[str, float], dict[str, float]]:
+def spread(p: KernelProblem, eps: float | None = None) -> tuple[dict[str, float], dict[str, float]]:
     """Return how far each result moves when every input moves within its own rounding.
+
+    `eps` is that of the dtype, if not given.
 
     A result that is a near-total cancellation moves far beside its size: of eight random moves,
     the largest.
     """
     rng = np.random.default_rng(0)
-    half = np.finfo(p.dtype).eps / 2
+    half = (eps or np.finfo(p.dtype).eps) / 2
 
     def moved(array):
         return array * (1 + half * rng.uniform(-1, 1, array.shape))

@@ -106,18 +106,22 @@ std::string got_text(Iterator first, Iterator last) {
   return shape_text(sizes, "()");
 }
 
-inline std::string got_text(const py::array& array) {
+// Of an array of NumPy's, or of a device (cuda/array.h): what has ndim() and shape().
+template <class Array>
+std::string got_text(const Array& array) {
   return got_text(array.shape(), array.shape() + array.ndim());
 }
 
-inline bool matches(const py::array& array, const Shape& shape) {
+template <class Array>
+bool matches(const Array& array, const Shape& shape) {
   if (array.ndim() != static_cast<py::ssize_t>(shape.size())) return false;
   for (std::size_t i = 0; i < shape.size(); ++i)
     if (shape[i].size && *shape[i].size != array.shape()[i]) return false;
   return true;
 }
 
-inline void check_shape(const py::array& array, Name name, const Shape& shape) {
+template <class Array>
+void check_shape(const Array& array, Name name, const Shape& shape) {
   if (!matches(array, shape))
     throw py::value_error(name.text() + ": expected " + expected_text(shape) + ", got " +
                           got_text(array));
@@ -160,6 +164,11 @@ inline py::array plain_array(py::handle object, Name name, const char* expected)
       py::hasattr(object, "__array_interface__") || PyObject_CheckBuffer(object.ptr()) != 0)
     return numpy().attr("asarray")(object);
   if (!py::hasattr(object, "__dlpack__")) wrong_type(name, expected, type_name(object));
+  constexpr int cuda = 2;  // DLPack's number of that kind of device
+  const auto device = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
+  if (device.first == cuda)
+    throw py::type_error(name.text() + ": expected an array on the CPU, got one on cuda:" +
+                         std::to_string(device.second));
   return numpy().attr("from_dlpack")(object);
 }
 

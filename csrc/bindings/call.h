@@ -14,6 +14,16 @@
 
 namespace fusedrnn::bindings {
 
+// The index of a cell in `cells`. ValueError where there is none of this name.
+inline int cell_index(const std::string& name) {
+  std::string known;
+  for (int i = 0; i < n_cells; ++i) {
+    if (name == cells[i].name) return i;
+    known += (i > 0 ? ", " : "") + std::string(cells[i].name);
+  }
+  throw py::value_error("cell: expected one of " + known + ", got '" + name + "'");
+}
+
 inline Dim input_dim(const Model& model) { return {model.input, "I"}; }
 inline Dim output_dim(const Model& model) {
   const bool projects = model.projection > 0;
@@ -31,7 +41,8 @@ struct Arrangement {
   bool batched, batch_first, packed = false;
 
   // Of x, whose shape is checked.
-  static Arrangement of(const py::array& x, const Model& model, bool batch_first, bool packed);
+  template <class Array>
+  static Arrangement of(const Array& x, const Model& model, bool batch_first, bool packed);
 
   // The shape of an array over time and batch; of a packed one `time` are its rows.
   Shape sequence(std::optional<Index> time, std::optional<Index> batch, const Dim& width) const {
@@ -48,8 +59,8 @@ struct Arrangement {
   }
 };
 
-inline Arrangement Arrangement::of(const py::array& x, const Model& model, bool batch_first,
-                                   bool packed) {
+template <class Array>
+Arrangement Arrangement::of(const Array& x, const Model& model, bool batch_first, bool packed) {
   if (packed) {
     const Arrangement rows{true, false, true};
     check_shape(x, "x", rows.sequence({}, {}, input_dim(model)));

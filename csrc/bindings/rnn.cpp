@@ -378,15 +378,6 @@ const Weights<T>* weights_of(const PackedWeights& packed) {
 template const Weights<float>* weights_of(const PackedWeights&);
 template const Weights<double>* weights_of(const PackedWeights&);
 
-int cell_index(const std::string& name) {
-  std::string known;
-  for (int i = 0; i < n_cells; ++i) {
-    if (name == cells[i].name) return i;
-    known += (i > 0 ? ", " : "") + std::string(cells[i].name);
-  }
-  throw py::value_error("cell: expected one of " + known + ", got '" + name + "'");
-}
-
 std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& parameters,
                                     const std::vector<std::string>& names, Index input_size,
                                     Index hidden_size, int num_layers, bool bidirectional,

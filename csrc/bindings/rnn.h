@@ -79,6 +79,4 @@ std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& par
 template <class T>
 const Weights<T>* weights_of(const PackedWeights& packed);
 
-int cell_index(const std::string& name);
-
 }  // namespace fusedrnn::bindings

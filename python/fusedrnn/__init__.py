@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _core, functional, reference, weights
+from . import _core, cuda, functional, reference, weights
+from . import _device as _gpu
 from ._stream import Stream
 from ._threads import get_num_threads, set_num_threads
 from .functional import Gradients, Tape
@@ -25,6 +26,7 @@ __all__ = [
     "Gradients",
     "Stream",
     "Tape",
+    "cuda",
     "functional",
     "get_num_threads",
     "info",
@@ -44,7 +46,10 @@ def info() -> dict[str, Any]:
         ``version``; ``isa``, the instruction set in use (the environment variable ``FUSEDRNN_ISA``
         forces one); ``isa_compiled`` and ``isa_available``, the sets that this build has and that
         this machine can execute; ``threads``; ``thread_pool``, "own", or "OpenMP" where they are
-        borrowed from torch (see `fusedrnn.torch`); ``cells``; ``compiler``.
+        borrowed from torch (see `fusedrnn.torch`); ``cells``; ``compiler``; ``cuda``, a dict:
+        ``built``, whether the package has that side; ``devices``; ``error``, why there are none, or
+        None; the versions of CUDA's ``runtime`` and ``driver``; ``products``, where the large
+        matrix products come from; ``emulated``, true only in builds for tests.
 
     Examples
     --------
@@ -52,4 +57,4 @@ def info() -> dict[str, Any]:
     >>> fusedrnn.info()["cells"]
     ['lstm', 'gru', 'rnn_tanh', 'rnn_relu']
     """
-    return _core.info()
+    return {**_core.info(), "cuda": _gpu.info()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +147,14 @@ def check_mapping(parameters: object) -> None:
         )
 
 
-def network_of(cell: str, parameters: Mapping[str, object]) -> Network:
+def network_of(
+    cell: str,
+    parameters: Mapping[str, object],
+    read: Callable[[Any, str], Any] = _core.as_array,
+) -> Network:
     """Return the network that the parameters' names and shapes describe.
+
+    `read` makes a parameter, given its name, an array with a shape.
 
     Raises
     ------
@@ -162,10 +168,10 @@ def network_of(cell: str, parameters: Mapping[str, object]) -> Network:
     num_layers = 0
     while f"weight_ih_l{num_layers}" in parameters:
         num_layers += 1
-    input_size = _matrix(parameters, "weight_ih_l0").shape[1]
-    proj_size, hidden_size = 0, _matrix(parameters, "weight_hh_l0").shape[1]
+    input_size = _matrix(parameters, "weight_ih_l0", read).shape[1]
+    proj_size, hidden_size = 0, _matrix(parameters, "weight_hh_l0", read).shape[1]
     if "weight_hr_l0" in parameters and cell == "lstm":
-        proj_size, hidden_size = _matrix(parameters, "weight_hr_l0").shape
+        proj_size, hidden_size = _matrix(parameters, "weight_hr_l0", read).shape
         projection(proj_size, hidden_size, "weight_hr_l0: its rows")
     network = Network(
         cell,
@@ -186,11 +192,13 @@ def dtype_of(parameters: Mapping[str, object]) -> str:
     return "float32" if weight.itemsize == 4 else "float64"  # dtype.name takes microseconds
 
 
-def _matrix(parameters: Mapping[str, object], name: str) -> Array:
+def _matrix(
+    parameters: Mapping[str, object], name: str, read: Callable[[Any, str], Any] = _core.as_array
+) -> Any:
     """Return a weight, whose columns are the size of what it is multiplied with."""
     if name not in parameters:
         raise ValueError(f"parameters: missing {name}")
-    weight = _core.as_array(parameters[name], name)
+    weight = read(parameters[name], name)
     if weight.ndim != 2 or weight.shape[1] < 1:
         raise ValueError(f"{name}: expected a matrix of at least one column, got {weight.shape}")
     return weight

@@ -20,8 +20,9 @@ that of the steps there are.
 
 Where an LSTM projects h (``weight_hr_l{k}``), h and y have P elements in place of H.
 
-All arrays are float32, or all are float64. Cells: ``"lstm"``, ``"gru"`` (reset after the product,
-as torch and cuDNN), ``"rnn_tanh"``, ``"rnn_relu"``; `fusedrnn.reference` has their equations.
+All arrays are float32, or all are float64. Where x is on a GPU, all are there, and float32, float16
+or bfloat16; see `fusedrnn.cuda`. Cells: ``"lstm"``, ``"gru"`` (reset after the product, as torch
+and cuDNN), ``"rnn_tanh"``, ``"rnn_relu"``; `fusedrnn.reference` has their equations.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from . import _device
 from ._arguments import flag, interval, key, probability
 from ._core import PackedWeights, Tape
 from ._network import Array, Network, check_cell, dtype_of, network_of
@@ -203,6 +205,9 @@ def infer(
     (array([[1., 2., 3.],
            [1., 0., 0.]]), array([3., 1.]))
     """
+    if _device.on_gpu(x):
+        call = _device.Call(cell, x, parameters, out)
+        return call.infer(state, flag(batch_first, "batch_first"), lengths)
     return _packed(cell, parameters).infer(x, state, flag(batch_first, "batch_first"), out, lengths)
 
 
@@ -288,6 +293,10 @@ def forward(
     True
     """
     seed, call = key(dropout_key, "dropout_key")
+    if _device.on_gpu(x):
+        gpu_call = _device.Call(cell, x, parameters, out, checkpoint_every)
+        first, p = flag(batch_first, "batch_first"), probability(dropout, "dropout")
+        return gpu_call.forward(state, first, p, seed, call, lengths)
     return _packed(cell, parameters).forward(
         x,
         state,
@@ -333,6 +342,8 @@ def backward(tape: Tape, dy: Any, dstate: Any = None, *, out: Gradients | None =
     --------
     See `forward`.
     """
+    if _device.is_tape(tape):
+        return Gradients(*_device.backward(tape, dy, dstate, out))
     if not isinstance(tape, Tape):
         raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
     names = tape.weights.names

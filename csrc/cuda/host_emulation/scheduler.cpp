@@ -11,8 +11,9 @@
 namespace fusedrnn::cuda::emulation {
 namespace {
 
-Launch* launch_now = nullptr;
-Thread* thread_now = nullptr;
+// Of the OS thread that runs the launch: instrumented code on another one is the host's.
+thread_local Launch* launch_now = nullptr;
+thread_local Thread* thread_now = nullptr;
 
 Stacks& stacks() {
   static Stacks all;

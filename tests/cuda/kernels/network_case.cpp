@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -306,7 +307,7 @@ Results on_gpu(const NetworkCase& c, const DeviceLimits& limits, int plan) {
   return r;
 }
 
-Difference difference(const Results& got, const Results& want) {
+Difference difference(const Results& got, const Results& want, double least) {
   Difference worst;
   const auto compare = [&](const std::vector<double>& a, const std::vector<double>& b,
                            const std::string& name) {
@@ -315,7 +316,8 @@ Difference difference(const Results& got, const Results& want) {
       distance += (a.at(i) - b[i]) * (a[i] - b[i]);
       norm += b[i] * b[i];
     }
-    const double error = b.empty() || distance == 0 ? 0 : std::sqrt(distance / norm);
+    const double scale = std::max(norm, least * least * static_cast<double>(b.size()));
+    const double error = distance == 0 ? 0 : std::sqrt(distance / scale);
     if (!(error <= worst.error)) worst = {error, name};  // a NaN too
   };
   compare(got.y, want.y, "y");

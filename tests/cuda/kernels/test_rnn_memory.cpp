@@ -43,6 +43,24 @@ NetworkCase small(int cell, Type type, Index hidden) {
           .lengths = {3, 3, 3, 3, 3, 3, 2, 2, 1}};
 }
 
+// The bank conflicts that are accepted: accesses of so many bytes, at most `most` times the ideal.
+struct KnownConflict {
+  const char* file;
+  emulation::Access access;
+  unsigned bytes;
+  unsigned most;
+};
+constexpr KnownConflict known_conflicts[] = {
+    // Loading R, once a launch.
+    {"worker.h", emulation::Access::write, 2, 4},
+    {"worker.h", emulation::Access::write, 4, 8},
+    // The new vector of half types: rows lie 64 bytes apart, twice two in the same bank.
+    {"recurrent_", emulation::Access::write, 2, 2},
+    // The own part of a vector in float32, on its way to other blocks: what a phase reads is of two
+    // rows, which overlap.
+    {"exchange.h", emulation::Access::read, 16, 2},
+};
+
 // One plan of each tier and number of row tiles, as its place in candidates().
 std::vector<int> one_of_each(const NetworkCase& c) {
   const RecurrentProblem problem{cells[c.cell].spec,
@@ -77,7 +95,8 @@ TEST_CASE("rnn memory: no race, nothing uninitialised, in any tier and order") {
             seed % 2 == 0 ? emulation::Copies::latest : emulation::Copies::earliest;
         options.streams = seed % 3 == 0 ? emulation::Streams::lazy : emulation::Streams::eager;
         const Settings settings(options);
-        const Difference worst = difference(on_gpu(c, device_limits(), plan), on_cpu(c));
+        const Difference worst =
+            difference(on_gpu(c, device_limits(), plan), on_cpu(c), least_element(c.type));
         CAPTURE(c.text());
         CAPTURE(plan);
         CHECK(worst.error <= bound(type));
@@ -101,11 +120,13 @@ TEST_CASE("rnn memory: bank conflicts in the recurrent kernels are those that ar
       on_gpu(c, device_limits());
       for (const emulation::MemoryUse& use : emulation::memory_profile().uses()) {
         if (use.memory != emulation::Memory::shared || use.is_ideal()) continue;
-        CAPTURE(type == Type::float32);
+        CAPTURE(name_of(type));
         CAPTURE(use.place);
         CAPTURE(use.per_request());
-        // Loading R, once a launch (worker.h); the new vector, two-byte stores of a few (tile.h).
-        const bool known = use.access == emulation::Access::write;
+        const bool known = std::ranges::any_of(known_conflicts, [&](const KnownConflict& k) {
+          return use.place.starts_with(k.file) && use.access == k.access && use.bytes == k.bytes &&
+                 use.transactions <= k.most * use.ideal;
+        });
         CHECK(known);
       }
     }

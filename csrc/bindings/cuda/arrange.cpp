@@ -1,0 +1,75 @@
+#include "arrange.h"
+
+#include <algorithm>
+
+#include "../../cuda/kernels.h"
+#include "../../cuda/launch.h"
+#include "../../cuda/runtime.h"
+
+namespace fusedrnn::cuda {
+namespace {
+
+// f(kernels) with the table of this type.
+template <class F>
+void with_kernels(Type type, const F& f) {
+  switch (type) {
+    case Type::float32:
+      return f(kernels_float32);
+    case Type::float16:
+      return f(kernels_float16);
+    case Type::bfloat16:
+      return f(kernels_bfloat16);
+  }
+}
+
+// A kernel whose blocks take one of `count` things after another; CUDA's limit is 65,535 blocks.
+template <class Parameters>
+void start(void (*kernel)(Parameters), const Parameters& parameters, Index count,
+           cudaStream_t stream) {
+  if (count == 0) return;
+  const auto blocks = static_cast<unsigned>(std::min<Index>(count, 32768));
+  check(launch(kernel, parameters, {.grid = {blocks}, .block = {rows_threads}}, stream),
+        "cudaLaunchKernelExC");
+}
+
+// The kernels read one of the two arrays, and write the other.
+template <class T>
+T* typed(const void* data) {
+  return static_cast<T*>(const_cast<void*>(data));
+}
+
+void move(const Rows& rows, const void* padded, const void* packed, bool pack,
+          cudaStream_t stream) {
+  with_kernels(rows.type, [&]<class T>(const Kernels<T>& kernels) {
+    start(kernels.arrange_rows,
+          ArrangeRows<T>{rows.shape, rows.order, rows.steps, rows.width, rows.batch_first,
+                         typed<T>(padded), typed<T>(packed), pack},
+          rows.steps, stream);
+  });
+}
+
+void move(const StateRows& rows, const void* from, void* to, bool sort, cudaStream_t stream) {
+  with_kernels(rows.type, [&]<class T>(const Kernels<T>& kernels) {
+    start(kernels.arrange_states,
+          ArrangeStates<T>{rows.order, rows.count, rows.batch, rows.width, typed<T>(from),
+                           typed<T>(to), sort},
+          rows.count * rows.batch, stream);
+  });
+}
+
+}  // namespace
+
+void Rows::gather(const void* padded, void* packed, cudaStream_t stream) const {
+  move(*this, padded, packed, true, stream);
+}
+void Rows::scatter(const void* packed, void* padded, cudaStream_t stream) const {
+  move(*this, padded, packed, false, stream);
+}
+void StateRows::gather(const void* states, void* sorted, cudaStream_t stream) const {
+  move(*this, states, sorted, true, stream);
+}
+void StateRows::scatter(const void* sorted, void* states, cudaStream_t stream) const {
+  move(*this, sorted, states, false, stream);
+}
+
+}  // namespace fusedrnn::cuda

@@ -1,0 +1,176 @@
+#include "devices.h"
+
+#include <array>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+
+#include "../../cuda/runtime.h"
+
+namespace fusedrnn::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  FUSEDRNN_CUDA(cudaDeviceGetAttribute, &value, which, device);
+  return value;
+}
+
+cudaDeviceProp properties_of(int device) {
+  cudaDeviceProp properties{};
+  FUSEDRNN_CUDA(cudaGetDeviceProperties, &properties, device);
+  return properties;
+}
+
+// Limits as the device has them; rates of the card of its architecture that is known. `name` must
+// live as long.
+DeviceLimits read_limits(int device, const char* name) {
+  const cudaDeviceProp p = properties_of(device);
+  DeviceLimits limits = known_device(p.major, p.minor);
+  const int known = limits.multiprocessors;
+  limits.name = name;
+  limits.major = p.major;
+  limits.minor = p.minor;
+  limits.multiprocessors = p.multiProcessorCount;
+  // CUDA doesn't tell how many there are. A smaller card of an architecture has fewer.
+  if (limits.gpcs > 0)
+    limits.gpcs = std::max(1, limits.gpcs * std::min(p.multiProcessorCount, known) / known);
+  limits.shared_per_block = static_cast<int>(p.sharedMemPerBlockOptin);
+  limits.shared_per_multiprocessor = static_cast<int>(p.sharedMemPerMultiprocessor);
+  limits.shared_reserved = static_cast<int>(p.reservedSharedMemPerBlock);
+  limits.registers_per_multiprocessor = p.regsPerMultiprocessor;
+  limits.threads_per_multiprocessor = p.maxThreadsPerMultiProcessor;
+  limits.threads_per_block = p.maxThreadsPerBlock;
+  limits.blocks_per_multiprocessor = p.maxBlocksPerMultiProcessor;
+  if (attribute(cudaDevAttrClusterLaunch, device) == 0) limits.cluster = limits.gpcs = 0;
+  if (const int khz = attribute(cudaDevAttrClockRate, device); khz > 0)
+    limits.clock_mhz = khz / 1000;
+  limits.l2_bytes = p.l2CacheSize;
+  return limits;
+}
+
+constexpr bool emulated =
+#ifdef FUSEDRNN_CUDA_EMULATION
+    true;
+#else
+    false;
+#endif
+
+struct Chosen {
+  std::mutex mutex;
+  std::string name;
+  std::vector<std::string> directories;
+  std::optional<ChosenProducts> products;
+  std::set<int> ready;  // devices
+};
+Chosen& chosen() {
+  static Chosen& all = *new Chosen();  // threads may call at exit
+  return all;
+}
+
+// With the lock.
+ChosenProducts& chosen_products() {
+  Chosen& all = chosen();
+  // What is emulated has no driver that cuBLAS could use.
+  if (!all.products) all.products = choose_products(emulated ? "own" : all.name, all.directories);
+  return *all.products;
+}
+
+std::string version_text(int version) {  // 13000 is 13.0
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+// The version that a call returns, or None for 0: there is none.
+py::object version_of(cudaError_t (*get)(int*)) {
+  int version = 0;
+  const cudaError_t status = get(&version);
+  if (status != cudaSuccess) cudaGetLastError();
+  if (status != cudaSuccess || version == 0) return py::none();
+  return py::str(version_text(version));
+}
+
+py::dict describe(int device) {
+  const cudaDeviceProp p = properties_of(device);
+  py::dict description;
+  description["name"] = p.name;
+  description["capability"] = std::to_string(p.major) + "." + std::to_string(p.minor);
+  description["multiprocessors"] = p.multiProcessorCount;
+  description["memory"] = p.totalGlobalMem;
+  return description;
+}
+
+void describe_products(py::dict& info) {
+  Chosen& all = chosen();
+  const std::lock_guard lock(all.mutex);
+  const ChosenProducts& products = chosen_products();
+  info["products"] = products.products->name();
+  if (!products.why_not_cublas.empty()) info["why_not_cublas"] = products.why_not_cublas;
+}
+
+}  // namespace
+
+const DeviceLimits& device_limits(int device) {
+  struct Known {
+    std::string name;
+    DeviceLimits limits;
+  };
+  static std::mutex mutex;
+  static std::map<int, Known>& all = *new std::map<int, Known>();
+  const std::lock_guard lock(mutex);
+  if (const auto found = all.find(device); found != all.end()) return found->second.limits;
+  Known known{properties_of(device).name, {}};
+  Known& kept = all.emplace(device, std::move(known)).first->second;
+  try {
+    kept.limits = read_limits(device, kept.name.c_str());
+  } catch (...) {
+    all.erase(device);
+    throw;
+  }
+  return kept.limits;
+}
+
+void use_products(const std::string& name, const std::vector<std::string>& directories) {
+  Chosen& all = chosen();
+  const std::lock_guard lock(all.mutex);
+  all.name = name;
+  all.directories = directories;
+  all.products.reset();
+  all.ready.clear();
+}
+
+Products& ready_products(int device) {
+  Chosen& all = chosen();
+  const std::lock_guard lock(all.mutex);
+  Products& products = *chosen_products().products;
+  if (!all.ready.contains(device)) {
+    products.prepare();
+    all.ready.insert(device);
+  }
+  return products;
+}
+
+py::dict info() {
+  py::dict info;
+  info["built"] = true;
+  info["emulated"] = emulated;
+  info["runtime"] = version_of(cudaRuntimeGetVersion);
+  info["driver"] = version_of(cudaDriverGetVersion);
+  py::list devices;
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) cudaGetLastError();
+  if (status == cudaSuccess)
+    for (int device = 0; device < count; ++device) devices.append(describe(device));
+  info["devices"] = devices;
+  if (count > 0 && status == cudaSuccess) describe_products(info);
+  const bool none = status != cudaSuccess || count == 0;
+  const cudaError_t error = status == cudaSuccess ? cudaErrorNoDevice : status;
+  info["error"] = none ? py::object(py::str(std::string(cudaGetErrorName(error)) + ": " +
+                                            cudaGetErrorString(error)))
+                       : py::object(py::none());
+  return info;
+}
+
+}  // namespace fusedrnn::cuda

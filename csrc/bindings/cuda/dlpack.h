@@ -1,0 +1,56 @@
+// The binary interface of DLPack (dmlc.github.io/dlpack), as far as we exchange arrays by it: what
+// a capsule from __dlpack__ holds.
+#pragma once
+
+#include <cstdint>
+
+namespace fusedrnn::cuda::dlpack {
+
+inline constexpr std::int32_t cpu = 1, cuda = 2;  // kinds of device
+enum Code : std::uint8_t { integer = 0, unsigned_integer = 1, real = 2, bfloat = 4, boolean = 6 };
+
+struct Device {
+  std::int32_t kind, id;
+};
+
+struct DataType {
+  std::uint8_t code, bits;
+  std::uint16_t lanes;
+};
+
+struct Tensor {
+  void* data;
+  Device device;
+  std::int32_t rank;
+  DataType type;
+  std::int64_t* shape;
+  std::int64_t* strides;  // in elements; null: contiguous, row-major
+  std::uint64_t byte_offset;
+};
+
+// In a capsule "dltensor". Who takes the tensor renames the capsule, and calls `deleter` in the
+// end.
+struct Managed {
+  Tensor tensor;
+  void* context;  // of who gave it
+  void (*deleter)(Managed*);
+
+  static constexpr const char *name = "dltensor", *used_name = "used_dltensor";
+};
+
+// In a capsule "dltensor_versioned", for who asks for version 1 at least.
+struct ManagedVersioned {
+  struct Version {
+    std::uint32_t major, minor;
+  } version;
+  void* context;
+  void (*deleter)(ManagedVersioned*);
+  std::uint64_t flags;
+  Tensor tensor;
+
+  static constexpr const char *name = "dltensor_versioned", *used_name = "used_dltensor_versioned";
+};
+inline constexpr ManagedVersioned::Version version{1, 0};
+inline constexpr std::uint64_t is_copied = 2;  // a flag
+
+}  // namespace fusedrnn::cuda::dlpack

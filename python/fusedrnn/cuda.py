@@ -1,0 +1,145 @@
+"""GPUs: whether there are any, arrays on them, and streams.
+
+The functions of `fusedrnn.functional` run where x is. Any array on a GPU will do, of torch, CuPy,
+JAX or another library that offers DLPack or the CUDA array interface, and what comes back is of
+that library too; without one, `asarray` makes a `DeviceArray` of an array of NumPy's.
+
+- All arrays of a call are on one GPU and of one dtype: float32, float16 or bfloat16. They are
+  contiguous, in C order. Sums, and the states of a sequence from step to step, are float32.
+- All work goes on one stream, and no call waits for it: torch's or CuPy's current stream where x
+  is theirs, that of a `DeviceArray`, else CUDA's default; or what `stream` says. What was written
+  to the arrays before the call is seen. They must not be changed or freed on another stream before
+  the work is done; the parameters, x and y of a tape not before its `backward`.
+- The first call of a process loads the kernels, so it takes longer.
+
+A GPU needs compute capability 7.5, and 8.0 for bfloat16. Projections, checkpoints and `out` are for
+the CPU only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import _device
+
+if TYPE_CHECKING:
+    from ._cuda import DeviceArray
+
+__all__ = ["DeviceArray", "asarray", "devices", "is_available", "stream", "why_not"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DeviceArray":
+        module = _device.load()
+        if isinstance(module, str):
+            raise RuntimeError(f"CUDA isn't available: {module}")
+        return module.DeviceArray
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def is_available() -> bool:
+    """Return whether calls can run on a GPU: the package was built so, and there is one.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> fusedrnn.cuda.is_available() == (fusedrnn.cuda.why_not() is None)
+    True
+    """
+    return why_not() is None
+
+
+def why_not() -> str | None:
+    """Return why calls can't run on a GPU, or None where they can.
+
+    Returns
+    -------
+    str or None
+        "cudaErrorNoDevice: ...", for example.
+    """
+    return _device.why_not()
+
+
+def devices() -> list[dict[str, Any]]:
+    """Return the GPUs, in the order of CUDA's numbers; none where CUDA isn't available.
+
+    Returns
+    -------
+    list of dict
+        ``name``; ``capability``, such as "9.0"; ``multiprocessors``; ``memory`` in bytes.
+    """
+    found: list[dict[str, Any]] = _device.info()["devices"]
+    return found
+
+
+def asarray(array: Any, dtype: str | None = None) -> DeviceArray:
+    """Return an array on the GPU.
+
+    One that is on a GPU is taken where it is, without a copy. Any other is copied to CUDA's current
+    device, on the stream that `stream` chose, else CUDA's default.
+
+    Parameters
+    ----------
+    array : array
+        Of any library; or what `numpy.asarray` takes.
+    dtype : str, optional
+        "float32", "float16" or "bfloat16"; what `array` has if not given. On the way from the CPU
+        it is converted, rounding to nearest.
+
+    Returns
+    -------
+    DeviceArray
+        It has ``shape``, ``dtype``, ``device``, ``nbytes`` and ``numpy()``, a copy on the CPU.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is none of the three.
+    ValueError
+        For an array on a GPU that isn't contiguous or has another dtype than asked for.
+    RuntimeError
+        Where CUDA isn't available.
+    """
+    kind = _device.required().DeviceArray
+    if not _device.on_gpu(array):
+        copy: DeviceArray = kind.from_numpy(array, dtype, _device.chosen_stream.get())
+        return copy
+    view: DeviceArray = kind.view(array, "array", _device.current_stream(array))
+    if dtype is not None and view.dtype != dtype:
+        raise ValueError(
+            f"array: expected {dtype}, which it isn't converted to on a GPU, got {view.dtype}"
+        )
+    return view
+
+
+@contextlib.contextmanager
+def stream(stream: Any) -> Iterator[None]:
+    """Let the calls in a ``with`` block run on a stream of the caller's choice.
+
+    Parameters
+    ----------
+    stream : object
+        With ``__cuda_stream__``, or a stream of torch or CuPy, or the handle of one, an integer.
+        It must live as long as the arrays that come from these calls, which it does by itself if
+        it is an object.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    TypeError
+        When a call finds that it is no stream.
+    """
+    token = _device.chosen_stream.set(stream)
+    try:
+        yield
+    finally:
+        _device.chosen_stream.reset(token)
