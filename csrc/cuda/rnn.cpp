@@ -246,6 +246,23 @@ void check_device(const Context& context, const Model& model) {
         std::to_string(context.limits.major) + "." + std::to_string(context.limits.minor));
 }
 
+// The gradients of a batch without sequences: those of the parameters alone have elements.
+void zero_parameters(const Context& context, const Model& model, const Gradients& gradients) {
+  for (int i = 0; i < model.count(); ++i) {
+    const LayerGradients& g = gradients.parameters[i];
+    const Index gates = model.spec().gates * model.hidden;
+    const auto zero = [&](void* data, Index columns) {
+      if (data != nullptr)
+        FUSEDRNN_CUDA(cudaMemsetAsync, data, 0, gates * columns * size_of(model.type),
+                      context.stream);
+    };
+    zero(g.weight_ih, model.layer_input(i / model.directions));
+    zero(g.weight_hh, model.hidden);
+    zero(g.bias_ih, 1);
+    zero(g.bias_hh, 1);
+  }
+}
+
 }  // namespace
 
 Index reserve_bytes(const Model& model, const Problem& problem) {
@@ -257,6 +274,7 @@ void forward(const Context& context, const Model& model,
              const std::vector<LayerParameters>& parameters, const Problem& problem,
              const Sequence& sequence, void* reserve) {
   check_device(context, model);
+  if (problem.batch == 0) return;  // no grid has no blocks
   with_type(model.type, [&]<class T>() {
     Network<T>(context, model, parameters, problem, sequence).forward(reserve);
   });
@@ -266,6 +284,7 @@ void backward(const Context& context, const Model& model,
               const std::vector<LayerParameters>& parameters, const Problem& problem,
               const Sequence& sequence, const void* reserve, const Gradients& gradients) {
   check_device(context, model);
+  if (problem.batch == 0) return zero_parameters(context, model, gradients);
   with_type(model.type, [&]<class T>() {
     Network<T>(context, model, parameters, problem, sequence).backward(reserve, gradients);
   });
