@@ -72,16 +72,18 @@ def step(layer: Any, x: Any, hx: Any, **options: Any) -> tuple[list[Any], list[A
     """Results, and gradients of x, states and parameters, of a loss that weighs all results."""
     x, hx = leaves(x), leaves(hx)
     results = tensors(layer(x, hx, **options))
-    generator = torch.Generator().manual_seed(1)
-    loss = torch.zeros((), dtype=results[0].dtype)
-    for result in results:
-        weight = torch.randn(result.shape, generator=generator, dtype=result.dtype)
-        loss = loss + (result * weight).sum()
     layer.zero_grad()
-    loss.backward()
+    weighed(results).backward()
     inputs = tensors([x]) + ([] if hx is None else tensors(hx))
     gradients = [t.grad for t in [*inputs, *layer.parameters()]]
     return [t.detach() for t in results], [g.clone() for g in gradients]
+
+
+def weighed(results: Iterable[torch.Tensor]) -> torch.Tensor:
+    """A loss: the sum of all elements, each with a weight that every dtype has."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randint(-16, 17, result.shape, generator=generator) / 8 for result in results]
+    return sum((r * w.to(r)).sum() for r, w in zip(results, weights, strict=True))
 
 
 def assert_near(found: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> None:

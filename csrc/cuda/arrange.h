@@ -52,6 +52,13 @@ struct DropRows {
   DropoutMask mask;
 };
 
+// Numbers that come with the launch: as many as the 4 KiB of a kernel's parameters hold.
+struct StoreIndices {
+  Index* to;
+  int count;
+  Index values[480];
+};
+
 // The vector of ones that a product sums up rows with.
 template <class T>
 struct Fill {

@@ -10,6 +10,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "runtime.h"
+
 namespace fusedrnn::cuda {
 
 namespace {
@@ -63,20 +65,6 @@ cudaDataType data_type(Type type) {
   throw std::invalid_argument("unknown type of a product");
 }
 
-int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  if (const cudaError_t status = cudaDeviceGetAttribute(&value, which, device))
-    throw std::runtime_error(std::string("cudaDeviceGetAttribute: ") + cudaGetErrorName(status));
-  return value;
-}
-
-int current_device() {
-  int device = 0;
-  if (const cudaError_t status = cudaGetDevice(&device))
-    throw std::runtime_error(std::string("cudaGetDevice: ") + cudaGetErrorName(status));
-  return device;
-}
-
 class CublasProducts : public Products {
  public:
   CublasProducts(const Api& api, std::string path) : api_(api), path_(std::move(path)) {}
@@ -125,12 +113,14 @@ class CublasProducts : public Products {
 
   // The current device's. Handles are never destroyed: CUDA may be gone before our destructors run.
   Handle handle() {
-    Handle& h = handles_[current_device()];
-    if (h == nullptr) {
+    Handle& kept = handles_[current_device()];
+    if (kept == nullptr) {
+      Handle h = nullptr;
       require(api_.create(&h), "cublasCreate");
       require(api_.set_math_mode(h, disallow_reduced_precision_reduction), "cublasSetMathMode");
+      kept = h;
     }
-    return h;
+    return kept;
   }
 
   void require(Status status, const char* call) const {

@@ -30,11 +30,26 @@ struct Kernels {
   void (*arrange_states)(ArrangeStates<T>);
   void (*previous_outputs)(PreviousOutputs<T>);
   void (*drop_rows)(DropRows<T>);
+  void (*store_indices)(StoreIndices);
   void (*fill)(Fill<T>);
 };
 
 extern const Kernels<float> kernels_float32;
 extern const Kernels<__half> kernels_float16;
 extern const Kernels<__nv_bfloat16> kernels_bfloat16;
+
+// f(kernels) with the table of this type.
+template <class F>
+auto with_kernels(Type type, const F& f) {
+  switch (type) {
+    case Type::float16:
+      return f(kernels_float16);
+    case Type::bfloat16:
+      return f(kernels_bfloat16);
+    case Type::float32:
+      break;
+  }
+  return f(kernels_float32);
+}
 
 }  // namespace fusedrnn::cuda

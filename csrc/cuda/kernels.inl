@@ -32,6 +32,7 @@ constexpr Kernels<T> all_kernels() {
       arrange_states<T>,
       previous_outputs<T>,
       drop_rows<T>,
+      store_indices,
       fill<T>};
 }
 

@@ -6,6 +6,7 @@
 
 #include "cublas.h"
 #include "product_plan.h"
+#include "runtime.h"
 
 namespace fusedrnn::cuda {
 
@@ -13,19 +14,7 @@ namespace {
 
 Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
-void require(cudaError_t status, const char* call) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string(call) + ": " + cudaGetErrorName(status) + ": " +
-                             cudaGetErrorString(status));
-}
-
-int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  require(cudaGetDevice(&device), "cudaGetDevice");
-  require(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-  return value;
-}
-int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount, current_device()); }
 
 using Start = cudaError_t (*)(const Product&, const ProductPlan&, float*, cudaStream_t);
 Start start_of(Type type) {
@@ -50,13 +39,14 @@ class OwnProducts : public Products {
   void multiply(const Product& product, cudaStream_t stream, Scratch scratch) override {
     check(product);
     if (product.m == 0 || product.n == 0) return;
-    if (product.type == Type::bfloat16 && attribute(cudaDevAttrComputeCapabilityMajor) < 8)
+    if (product.type == Type::bfloat16 &&
+        attribute(cudaDevAttrComputeCapabilityMajor, current_device()) < 8)
       throw std::runtime_error("bfloat16 needs a device of compute capability 8.0");
     const ProductPlan plan = plan_product(product, multiprocessors());
     if (scratch.bytes < cuda::scratch_bytes(product, plan))
       throw std::invalid_argument("too little scratch for a product");
     float* parts = plan.parts > 1 ? static_cast<float*>(scratch.data) : nullptr;
-    require(start_of(product.type)(product, plan, parts, stream), "matrix product");
+    check(start_of(product.type)(product, plan, parts, stream), "matrix product");
   }
 };
 

@@ -106,14 +106,25 @@ class Network {
     }
   }
 
+  // The gradients of a batch without sequences: those of the parameters alone have elements.
+  void zero(const Gradients& gradients) const {
+    for (int i = 0; i < model_.count(); ++i) {
+      const LayerGradients& g = gradients.parameters[i];
+      const Index gates = model_.spec().gates * model_.hidden;
+      fill(g.weight_ih, gates * model_.layer_input(i / model_.directions), 0);
+      fill(g.weight_hh, gates * model_.hidden, 0);
+      fill(g.bias_ih, gates, 0);
+      fill(g.bias_hh, gates, 0);
+    }
+  }
+
   void backward(const void* memory, const Gradients& gradients) {
     const Reserve<T> reserve(model_, problem_, const_cast<void*>(memory));
     const Index between = problem_.rows() * model_.width();
     Buffer turns[2];  // the gradients of two layers' outputs take turns
     for (int l = 0; l + 1 < std::min(model_.layers, 3); ++l) turns[l] = run_.take(between);
     ones_ = run_.take(problem_.rows());
-    run_.over(divided_up(problem_.rows(), rows_threads), run_.kernels().fill,
-              Fill<T>{ones_.template as<T>(), problem_.rows(), 1});
+    fill(ones_.data(), problem_.rows(), 1);
 
     const T* dy = static_cast<const T*>(gradients.dy);
     for (int l = model_.layers - 1; l >= 0; --l) {
@@ -155,6 +166,12 @@ class Network {
   }
 
  private:
+  void fill(void* data, Index count, float value) const {
+    if (data != nullptr)
+      run_.over(divided_up(count, rows_threads), run_.kernels().fill,
+                Fill<T>{static_cast<T*>(data), count, value});
+  }
+
   // Element i of all states; null stays null.
   template <class U>
   auto state(U* all, int i) const {
@@ -225,57 +242,40 @@ class Network {
   Buffer ones_;
 };
 
-// f.template operator()<T>() for the type of a model's elements.
-template <class F>
-auto with_type(Type type, const F& f) {
-  switch (type) {
-    case Type::float16:
-      return f.template operator()<__half>();
-    case Type::bfloat16:
-      return f.template operator()<__nv_bfloat16>();
-    case Type::float32:
-      break;
-  }
-  return f.template operator()<float>();
-}
-
-void check_device(const Context& context, const Model& model) {
-  if (model.type == Type::bfloat16 && context.limits.major < 8)
-    throw std::runtime_error(
-        "bfloat16 needs a GPU of compute capability 8.0 or more, this one has " +
-        std::to_string(context.limits.major) + "." + std::to_string(context.limits.minor));
-}
-
-// The gradients of a batch without sequences: those of the parameters alone have elements.
-void zero_parameters(const Context& context, const Model& model, const Gradients& gradients) {
-  for (int i = 0; i < model.count(); ++i) {
-    const LayerGradients& g = gradients.parameters[i];
-    const Index gates = model.spec().gates * model.hidden;
-    const auto zero = [&](void* data, Index columns) {
-      if (data != nullptr)
-        FUSEDRNN_CUDA(cudaMemsetAsync, data, 0, gates * columns * size_of(model.type),
-                      context.stream);
-    };
-    zero(g.weight_ih, model.layer_input(i / model.directions));
-    zero(g.weight_hh, model.hidden);
-    zero(g.bias_ih, 1);
-    zero(g.bias_hh, 1);
-  }
-}
-
 }  // namespace
 
+bool has_kernels(int major, int minor) { return major > 7 || (major == 7 && minor >= 5); }
+
+void check_device(const DeviceLimits& limits, Type type) {
+  if (!has_kernels(limits.major, limits.minor))
+    throw std::invalid_argument("expected a GPU of compute capability 7.5 or more, got one of " +
+                                std::to_string(limits.major) + "." + std::to_string(limits.minor));
+  if (type == Type::bfloat16 && limits.major < 8)
+    throw std::invalid_argument(
+        "bfloat16 needs a GPU of compute capability 8.0 or more, this one has " +
+        std::to_string(limits.major) + "." + std::to_string(limits.minor));
+}
+
 Index reserve_bytes(const Model& model, const Problem& problem) {
-  return with_type(model.type,
-                   [&]<class T>() { return Reserve<T>(model, problem, nullptr).bytes; });
+  return with_kernels(model.type, [&]<class T>(const Kernels<T>&) {
+    return Reserve<T>(model, problem, nullptr).bytes;
+  });
+}
+
+ReserveSize reserve_size(const Model& model, bool dropout) {
+  // Of so many rows no array's size is rounded up. There are at most two arrays for each layer and
+  // direction, and two more for each layer.
+  constexpr Index even = 256;
+  const Problem problem{.steps = even, .batch = 1, .dropout = dropout ? 0.5 : 0.0};
+  return {reserve_bytes(model, problem) / even, even * 2 * (model.count() + model.layers)};
 }
 
 void forward(const Context& context, const Model& model,
              const std::vector<LayerParameters>& parameters, const Problem& problem,
              const Sequence& sequence, void* reserve) {
-  check_device(context, model);
+  check_device(context.limits, model.type);
   if (problem.batch == 0) return;  // no grid has no blocks
-  with_type(model.type, [&]<class T>() {
+  with_kernels(model.type, [&]<class T>(const Kernels<T>&) {
     Network<T>(context, model, parameters, problem, sequence).forward(reserve);
   });
 }
@@ -283,10 +283,10 @@ void forward(const Context& context, const Model& model,
 void backward(const Context& context, const Model& model,
               const std::vector<LayerParameters>& parameters, const Problem& problem,
               const Sequence& sequence, const void* reserve, const Gradients& gradients) {
-  check_device(context, model);
-  if (problem.batch == 0) return zero_parameters(context, model, gradients);
-  with_type(model.type, [&]<class T>() {
-    Network<T>(context, model, parameters, problem, sequence).backward(reserve, gradients);
+  check_device(context.limits, model.type);
+  with_kernels(model.type, [&]<class T>(const Kernels<T>&) {
+    Network<T> network(context, model, parameters, problem, sequence);
+    problem.batch == 0 ? network.zero(gradients) : network.backward(reserve, gradients);
   });
 }
 

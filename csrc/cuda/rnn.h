@@ -4,7 +4,7 @@
 // [L*D, B, H] (index layer*D + direction), parameters per layer, then direction. Every array is in
 // device memory and has elements of Model::type; of sequences that end early x and y have the valid
 // rows only, N of them. Nothing is checked here but memory and what the device can do: the callers
-// (bindings/cuda.cpp) check every argument.
+// (bindings/cuda) check every argument.
 //
 // All work goes on the caller's stream, and nothing waits for it. Results don't depend on anything
 // but the arguments, the plan and the source of products: sums are formed in a fixed order.
@@ -84,8 +84,18 @@ struct Context {
   std::function<Plan(const DeviceLimits&, const RecurrentProblem&)> plan = plan_recurrence;
 };
 
+// Whether there are any for a compute capability.
+bool has_kernels(int major, int minor);
+// Throws std::invalid_argument where a device has no kernels for this type.
+void check_device(const DeviceLimits& limits, Type type);
+
 // Device memory that forward fills for backward, in bytes; a multiple of 256.
 Index reserve_bytes(const Model& model, const Problem& problem);
+// As a function of N alone: at most row * N + besides.
+struct ReserveSize {
+  Index row, besides;
+};
+ReserveSize reserve_size(const Model& model, bool dropout);
 
 // reserve == nullptr is inference: no dropout, nothing saved.
 void forward(const Context& context, const Model& model,

@@ -1,7 +1,7 @@
 // Kernels that move rows: what the products and the recurrence need arranged. Nothing is computed
 // but the dropout between layers.
 //
-// In all of them a block takes one time after another, blockIdx.x, + gridDim.x, ..., and its
+// Where they go over times, a block takes one after another, blockIdx.x, + gridDim.x, ..., and its
 // threads the elements of that time.
 #pragma once
 
@@ -84,6 +84,11 @@ __global__ void __launch_bounds__(rows_threads) drop_rows(const __grid_constant_
                         static_cast<float>(p.mask.factor(p.mask.words(element), element)));
     }
   }
+}
+
+static __global__ void __launch_bounds__(rows_threads)
+    store_indices(const __grid_constant__ StoreIndices p) {
+  for (int i = threadIdx.x; i < p.count; i += rows_threads) p.to[i] = p.values[i];
 }
 
 template <class T>

@@ -36,6 +36,17 @@ inline void check(cudaError_t status, const char* call) {
 // check(cudaMemcpyAsync(...)), with the call's name in the message.
 #define FUSEDRNN_CUDA(function, ...) ::fusedrnn::cuda::check(function(__VA_ARGS__), #function)
 
+inline int current_device() {
+  int device = 0;
+  FUSEDRNN_CUDA(cudaGetDevice, &device);
+  return device;
+}
+inline int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  FUSEDRNN_CUDA(cudaDeviceGetAttribute, &value, which, device);
+  return value;
+}
+
 // Device memory in the order of a stream: what the stream did before is done when it is used, and
 // it is given back when the stream's work so far is done.
 class Buffer {
@@ -55,6 +66,8 @@ class Buffer {
     if (data_ != nullptr) cudaFreeAsync(data_, stream_);
   }
   void* data() const { return data_; }
+  // Never gives it back.
+  void leak() { data_ = nullptr; }
   template <class T>
   T* as() const {
     return static_cast<T*>(data_);

@@ -1,5 +1,7 @@
 """The compiled part of fusedrnn for GPUs: kernels, device arrays, argument checks."""
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,10 @@ class DeviceArray:
     ) -> DeviceArray: ...
     @staticmethod
     def view(array: object, name: str = "array", stream: object = None) -> DeviceArray: ...
+    @staticmethod
+    def at(
+        pointer: int, shape: Sequence[int], dtype: str, device: int, stream: object, owner: object
+    ) -> DeviceArray: ...
     def numpy(self) -> npt.NDArray[np.floating[Any]]: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -53,7 +59,13 @@ class Weights:
         near: DeviceArray,
     ) -> None: ...
     def infer(
-        self, x: DeviceArray, state: object, batch_first: bool, lengths: object
+        self,
+        x: DeviceArray,
+        state: object,
+        batch_first: bool,
+        lengths: object,
+        batch_sizes: object = None,
+        out: object = None,
     ) -> tuple[DeviceArray, _State]: ...
     def forward(
         self,
@@ -65,10 +77,42 @@ class Weights:
         call: int,
         lengths: object,
     ) -> tuple[DeviceArray, _State, Tape]: ...
+    def train(
+        self,
+        x: DeviceArray,
+        state: object,
+        batch_first: bool,
+        dropout: float,
+        seed: int,
+        call: int,
+        reserve: DeviceArray,
+        lengths: object,
+        batch_sizes: object,
+        out: object,
+    ) -> tuple[DeviceArray, _State]: ...
+    def gradients(
+        self,
+        x: DeviceArray,
+        state: object,
+        y: object,
+        reserve: DeviceArray,
+        batch_first: bool,
+        dropout: float,
+        seed: int,
+        call: int,
+        dy: object,
+        dstate: object,
+        lengths: object,
+        batch_sizes: object,
+        out: object,
+    ) -> tuple[DeviceArray | None, _State, list[DeviceArray | None]]: ...
     @property
     def names(self) -> list[str]: ...
 
 class Tape:
+    # Set by _device.py, of the library that x is of.
+    convert: Callable[[DeviceArray], Any]
+    scope: AbstractContextManager[object]
     def backward(
         self, dy: object, dstate: object
     ) -> tuple[DeviceArray, _State, list[DeviceArray]]: ...
@@ -80,4 +124,14 @@ class Tape:
     def weights(self) -> Weights: ...
 
 def info() -> dict[str, Any]: ...
+def why_not() -> str | None: ...
+def reserve_size(
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    dtype: str,
+    dropout: bool,
+) -> tuple[int, int]: ...
 def use_products(name: str, directories: list[str]) -> None: ...

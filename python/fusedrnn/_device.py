@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import importlib
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from . import _cuda
     from ._cuda import DeviceArray
 
-#: DLPack's number of this kind of device.
-CUDA = 2
+#: DLPack's numbers of this kind of device: its own memory, and memory that moves.
+CUDA = (2, 13)
 
 #: The stream that `fusedrnn.cuda.stream` chose, if it did.
 chosen_stream: contextvars.ContextVar[Any] = contextvars.ContextVar("stream", default=None)
@@ -67,19 +68,22 @@ def info() -> dict[str, Any]:
 
 def why_not() -> str | None:
     """Return why there is no CUDA, or None."""
-    reason: str | None = info()["error"]
+    module = load()
+    if isinstance(module, str):
+        return module
+    reason: str | None = module.why_not()
     return reason
 
 
 def required() -> Any:
     """Return the compiled module; raise RuntimeError where there is none, or no device."""
-    reason = _why_not_yet()
+    reason = why_not_yet()
     if reason is not None:
         raise RuntimeError(f"CUDA isn't available: {reason}")
     return load()
 
 
-def _why_not_yet() -> str | None:
+def why_not_yet() -> str | None:
     """Return `why_not()`, without asking again once there is a device."""
     global _available
     if not _available:
@@ -102,7 +106,7 @@ def on_gpu(array: object) -> bool:
             device: Any = kind.__dlpack_device__(array)
         except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
             return False
-        return bool(device[0] == CUDA)
+        return bool(device[0] in CUDA)
     return hasattr(array, "__cuda_array_interface__")
 
 
@@ -123,8 +127,20 @@ def current_stream(array: object) -> Any:
         if module.__name__ == "torch":
             return module.cuda.current_stream(array.device)  # type: ignore[attr-defined]
         if module.__name__ == "cupy":
-            return module.cuda.get_current_stream()
+            with array.device:  # type: ignore[attr-defined]
+                return module.cuda.get_current_stream()
     return None
+
+
+def scope(array: object) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which an array's library exports it: torch only from its current GPU."""
+    for module in _modules(array):
+        if module.__name__ == "torch":
+            context: contextlib.AbstractContextManager[object] = module.cuda.device(
+                array.device  # type: ignore[attr-defined]
+            )
+            return context
+    return contextlib.nullcontext()
 
 
 def converter(like: object) -> Callable[[DeviceArray], Any]:
@@ -161,9 +177,10 @@ class Call:
                 f"got {type(parameters).__name__}"
             )
         view = cuda.DeviceArray.view
-        self._convert = converter(x)
-        self._x: DeviceArray = view(x, "x", current_stream(x))
-        arrays = {name: view(array, str(name), self._x) for name, array in parameters.items()}
+        self._convert, self._scope = converter(x), scope(x)
+        with self._scope:
+            self._x: DeviceArray = view(x, "x", current_stream(x))
+            arrays = {name: view(array, str(name), self._x) for name, array in parameters.items()}
         network = network_of(cell, arrays, lambda array, name: array)
         if network.proj_size:
             raise ValueError("weight_hr_l0: expected no projection for x on a GPU, got one")
@@ -181,16 +198,19 @@ class Call:
 
     def infer(self, state: Any, batch_first: bool, lengths: Any) -> tuple[Any, Any]:
         """Return y and the last state, as arrays of the library that x is of."""
-        y, last = self._weights.infer(self._x, state, batch_first, lengths)
+        with self._scope:
+            y, last = self._weights.infer(self._x, state, batch_first, lengths)
         return self._convert(y), convert_state(last, self._convert)
 
     def forward(
         self, state: Any, batch_first: bool, dropout: float, seed: int, call: int, lengths: Any
     ) -> tuple[Any, Any, Any]:
         """Return y, the last state and the tape."""
-        y, last, tape = self._weights.forward(
-            self._x, state, batch_first, dropout, seed, call, lengths
-        )
+        with self._scope:
+            y, last, tape = self._weights.forward(
+                self._x, state, batch_first, dropout, seed, call, lengths
+            )
+        tape.convert, tape.scope = self._convert, self._scope
         return self._convert(y), convert_state(last, self._convert), tape
 
 
@@ -206,10 +226,10 @@ def is_tape(tape: object) -> bool:
 
 
 def backward(tape: Any, dy: Any, dstate: Any, out: object) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the gradients, as arrays of the library that the given ones are of."""
+    """Return the gradients, as arrays of the library that x is of."""
     _none(out, "out")
-    parts = dstate if isinstance(dstate, (tuple, list)) else [dstate]
-    convert = converter(next((array for array in [dy, *parts] if array is not None), None))
-    dx, first, parameters = tape.backward(dy, dstate)
+    convert = tape.convert
+    with tape.scope:
+        dx, first, parameters = tape.backward(dy, dstate)
     named = zip(tape.weights.names, map(convert, parameters), strict=True)
     return convert(dx), convert_state(first, convert), dict(named)

@@ -7,13 +7,16 @@ that library too; without one, `asarray` makes a `DeviceArray` of an array of Nu
 - All arrays of a call are on one GPU and of one dtype: float32, float16 or bfloat16. They are
   contiguous, in C order. Sums, and the states of a sequence from step to step, are float32.
 - All work goes on one stream, and no call waits for it: torch's or CuPy's current stream where x
-  is theirs, that of a `DeviceArray`, else CUDA's default; or what `stream` says. What was written
-  to the arrays before the call is seen. They must not be changed or freed on another stream before
-  the work is done; the parameters, x and y of a tape not before its `backward`.
+  is theirs, that of a `DeviceArray`, else CUDA's default; or what `stream` says. `backward` works
+  on the stream of its `forward`. What was written to the arrays before the call is seen. They must
+  not be changed or freed on another stream before the work is done (so keep arrays of JAX, which
+  frees on streams of its own, until y is ready); the parameters, x and y of a tape not before its
+  `backward` is.
 - The first call of a process loads the kernels, so it takes longer.
 
-A GPU needs compute capability 7.5, and 8.0 for bfloat16. Projections, checkpoints and `out` are for
-the CPU only.
+A GPU needs compute capability 7.5, and 8.0 for bfloat16. `functional.Weights`, float64,
+projections, checkpoints and `out` are for the CPU only. Autograd of other libraries doesn't see
+these calls; `fusedrnn.torch` has layers that torch differentiates.
 """
 
 from __future__ import annotations
@@ -100,17 +103,21 @@ def asarray(array: Any, dtype: str | None = None) -> DeviceArray:
     Raises
     ------
     TypeError
-        For a dtype that is none of the three.
+        For an array that has none of the three dtypes and isn't to be converted.
     ValueError
-        For an array on a GPU that isn't contiguous or has another dtype than asked for.
+        For another `dtype`, and for an array on a GPU that isn't contiguous or has another dtype
+        than asked for.
     RuntimeError
         Where CUDA isn't available.
     """
     kind = _device.required().DeviceArray
+    if dtype is not None and not isinstance(dtype, str):
+        raise TypeError(f"dtype: expected a str, got {type(dtype).__name__}")
     if not _device.on_gpu(array):
         copy: DeviceArray = kind.from_numpy(array, dtype, _device.chosen_stream.get())
         return copy
-    view: DeviceArray = kind.view(array, "array", _device.current_stream(array))
+    with _device.scope(array):
+        view: DeviceArray = kind.view(array, "array", _device.current_stream(array))
     if dtype is not None and view.dtype != dtype:
         raise ValueError(
             f"array: expected {dtype}, which it isn't converted to on a GPU, got {view.dtype}"

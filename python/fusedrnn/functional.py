@@ -245,7 +245,8 @@ def forward(
     Returns
     -------
     y, state
-        As from `infer`. y is read-only unless it is `out`: the tape reads it again.
+        As from `infer`. y is read-only unless it is `out`: the tape reads it again. (On a GPU it
+        isn't marked so, but must not be written to either.)
     tape : Tape
         For one call of `backward`. It also reads x again, which must not be changed until then.
 

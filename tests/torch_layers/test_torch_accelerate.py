@@ -114,7 +114,7 @@ def test_what_is_left_and_why():
     assert report.swapped == ("fine", "cell")
     assert dict(report.left) == {
         "low": "parameters of torch.float16, not float32 or float64",
-        "meta": "parameters on meta, not on the CPU",
+        "meta": "parameters on meta, not on the CPU or a GPU",
         "mixed": "parameters of torch.float32 and of torch.float64",
         "own": f"{Own.__module__}.Own is a class of its own",
         "replaced": "its forward was replaced",

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn.utils.rnn import pack_sequence
 
 import fusedrnn.torch
-from fusedrnn.torch._differentiable import without_onednn
+from fusedrnn.torch._differentiable import without_libraries
 from torch_problems import (
     CELLS,
     KINDS,
@@ -36,7 +36,7 @@ def by_torch(layer, *arguments):
     except RuntimeError as error:
         if "LSTM forward propagation primitive" not in str(error):
             raise
-        with without_onednn():
+        with without_libraries():
             return [t.bfloat16() for t in tensors(layer(*arguments))]
 
 

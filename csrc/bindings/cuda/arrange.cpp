@@ -9,19 +9,6 @@
 namespace fusedrnn::cuda {
 namespace {
 
-// f(kernels) with the table of this type.
-template <class F>
-void with_kernels(Type type, const F& f) {
-  switch (type) {
-    case Type::float32:
-      return f(kernels_float32);
-    case Type::float16:
-      return f(kernels_float16);
-    case Type::bfloat16:
-      return f(kernels_bfloat16);
-  }
-}
-
 // A kernel whose blocks take one of `count` things after another; CUDA's limit is 65,535 blocks.
 template <class Parameters>
 void start(void (*kernel)(Parameters), const Parameters& parameters, Index count,
@@ -58,6 +45,17 @@ void move(const StateRows& rows, const void* from, void* to, bool sort, cudaStre
 }
 
 }  // namespace
+
+void store(const std::vector<Index>& indices, Index* to, cudaStream_t stream) {
+  for (auto next = indices.begin(); next != indices.end();) {
+    StoreIndices p{};
+    p.to = to + (next - indices.begin());
+    p.count = static_cast<int>(std::min(std::ssize(p.values), indices.end() - next));
+    std::copy_n(next, p.count, p.values);
+    start(kernels_float32.store_indices, p, 1, stream);
+    next += p.count;
+  }
+}
 
 void Rows::gather(const void* padded, void* packed, cudaStream_t stream) const {
   move(*this, padded, packed, true, stream);

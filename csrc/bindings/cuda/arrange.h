@@ -4,10 +4,16 @@
 
 #include <cuda_runtime_api.h>
 
+#include <vector>
+
 #include "../../cuda/layer.h"
 #include "../../cuda/types.h"
 
 namespace fusedrnn::cuda {
+
+// Numbers of the host's go to the device, in the launches' own parameters: so they may be gone when
+// this returns, and a graph that is captured meanwhile keeps them.
+void store(const std::vector<Index>& indices, Index* to, cudaStream_t stream);
 
 // Arrays over time and batch: padded [steps, B, width] or [B, steps, width], packed [N, width].
 struct Rows {

@@ -25,6 +25,7 @@ struct Offer {
   std::vector<Index> sizes;
   std::optional<std::vector<Index>> strides;  // in elements; none: contiguous
   std::shared_ptr<void> owner;
+  bool read_only = false;
 };
 
 bool is_contiguous(const Offer& offer) {
@@ -77,11 +78,17 @@ std::optional<Offer> take_capsule(const py::object& capsule) {
       tensor.data == nullptr ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
   offer.type = type_of(tensor.type);
   offer.type_text = text_of(tensor.type);
-  if (tensor.device.kind == dlpack::cuda) offer.device = tensor.device.id;
+  if (dlpack::on_gpu(tensor.device.kind)) offer.device = tensor.device.id;
+  if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>)
+    offer.read_only = (managed->flags & dlpack::is_read_only) != 0;
   offer.sizes.assign(tensor.shape, tensor.shape + tensor.rank);
   if (tensor.strides != nullptr)
     offer.strides.emplace(tensor.strides, tensor.strides + tensor.rank);
   return offer;
+}
+
+[[noreturn]] void refused(Name name, py::error_already_set& error) {
+  throw py::buffer_error(name.text() + ": " + std::string(py::str(error.value())));
 }
 
 Offer from_dlpack(py::handle object, Name name, const Stream& reader) {
@@ -91,9 +98,9 @@ Offer from_dlpack(py::handle object, Name name, const Stream& reader) {
     capsule = method(
         py::arg("stream") = reader.number(),
         py::arg("max_version") = py::make_tuple(dlpack::version.major, dlpack::version.minor));
-  } catch (py::error_already_set& error) {  // of before version 1
-    if (!error.matches(PyExc_TypeError)) throw;
-    capsule = method(py::arg("stream") = reader.number());
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) refused(name, error);
+    capsule = method(py::arg("stream") = reader.number());  // of before version 1
   }
   if (auto offer = take_capsule<dlpack::ManagedVersioned>(capsule)) return *std::move(offer);
   if (auto offer = take_capsule<dlpack::Managed>(capsule)) return *std::move(offer);
@@ -136,7 +143,9 @@ Offer from_interface(py::handle object, Name name, const Wanted& wanted, const S
   for (const py::handle size : get("shape")) offer.sizes.push_back(size.cast<Index>());
   if (const py::object strides = get("strides"); !strides.is_none())
     offer.strides = read_strides(strides, dtype.attr("itemsize").cast<Index>());
-  offer.data = reinterpret_cast<void*>(py::sequence(get("data"))[0].cast<std::uintptr_t>());
+  const py::sequence data = get("data");
+  offer.data = reinterpret_cast<void*>(data[0].cast<std::uintptr_t>());
+  offer.read_only = data[1].cast<bool>();
   if (offer.data != nullptr)
     offer.device = device_of(offer.data);
   else  // an array without elements is wherever one wants
@@ -171,7 +180,7 @@ void check_type(Name name, const Wanted& wanted, const std::optional<Type>& got,
 // Where the array is, as far as its DLPack says so without being taken.
 std::optional<int> dlpack_device(py::handle object) {
   const auto [kind, id] = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
-  return kind == dlpack::cuda ? std::optional(id) : std::nullopt;
+  return dlpack::on_gpu(kind) ? std::optional(id) : std::nullopt;
 }
 
 }  // namespace
@@ -188,16 +197,20 @@ Memory::~Memory() {
   try {
     const DeviceScope scope(device_);
     for (const Stream& other : others_) wait_for(stream_.handle, other.handle);
+    if (used_elsewhere_) FUSEDRNN_CUDA(cudaDeviceSynchronize);
     buffer_ = Buffer();
-  } catch (const Error&) {
-    // The device is lost, or the process ends: so is its memory.
+  } catch (...) {  // the device is lost, say, or the process ends: so is its memory
+    buffer_.leak();
   }
 }
 
 void Memory::used_on(const Stream& stream) {
   if (stream == stream_) return;
   const std::lock_guard lock(mutex_);
-  if (std::ranges::find(others_, stream) == others_.end()) others_.push_back(stream);
+  if (!stream.lives())
+    used_elsewhere_ = true;
+  else if (std::ranges::find(others_, stream) == others_.end())
+    others_.push_back(stream);
 }
 
 Index Array::size() const {
@@ -219,9 +232,9 @@ const Array& checked(const Array& array, Name name, const Wanted& wanted) {
 
 Array read_array(py::handle object, Name name, const Wanted& wanted, const Stream& reader) {
   if (py::isinstance<Array>(object)) {
-    const Array& array = checked(object.cast<const Array&>(), name, wanted);
-    array.ready_for(reader);
-    return array;
+    const auto array = object.cast<std::shared_ptr<Array>>();
+    checked(*array, name, wanted).ready_for(reader);
+    return *array;
   }
   Offer offer;
   if (py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__")) {
@@ -238,12 +251,23 @@ Array read_array(py::handle object, Name name, const Wanted& wanted, const Strea
   if (!is_contiguous(offer))
     throw py::value_error(name.text() + ": expected a contiguous array in C order, got strides " +
                           got_text(offer.strides->begin(), offer.strides->end()));
-  return {offer.data, *offer.type, *offer.device,         std::move(offer.sizes),
-          reader,     {},          std::move(offer.owner)};
+  if (reinterpret_cast<std::uintptr_t>(offer.data) % size_of(*offer.type) != 0)
+    throw py::value_error(name.text() + ": expected an address that is a multiple of " +
+                          std::to_string(size_of(*offer.type)) + ", got " +
+                          std::to_string(reinterpret_cast<std::uintptr_t>(offer.data)));
+  return {offer.data, *offer.type, *offer.device,          std::move(offer.sizes),
+          reader,     {},          std::move(offer.owner), offer.read_only};
+}
+
+const Array& writable(const Array& array, Name name) {
+  if (array.read_only)
+    throw py::value_error(name.text() + ": expected a writable array, got a read-only one");
+  return array;
 }
 
 Stream stream_of(py::handle object) {
-  return py::isinstance<Array>(object) ? object.cast<const Array&>().stream : Stream::of(object);
+  return py::isinstance<Array>(object) ? object.cast<std::shared_ptr<Array>>()->stream
+                                       : Stream::of(object);
 }
 
 Array fresh(const std::vector<Index>& sizes, Name name, Type type, int device,
@@ -260,8 +284,8 @@ Array fresh(const std::vector<Index>& sizes, Name name, Type type, int device,
   }
 }
 
-Array copied(const Array& array, const Stream& stream) {
-  Array copy = fresh(array.sizes, "the copy", array.type, array.device, stream);
+Array copied(const Array& array, Name name, const Stream& stream) {
+  Array copy = fresh(array.sizes, name, array.type, array.device, stream);
   if (array.bytes() > 0) {
     const DeviceScope scope(array.device);
     FUSEDRNN_CUDA(cudaMemcpyAsync, copy.data, array.data, array.bytes(), cudaMemcpyDeviceToDevice,

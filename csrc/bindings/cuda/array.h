@@ -21,7 +21,8 @@ using bindings::Name;
 std::string device_text(int device);  // "cuda:0"
 
 // Device memory in the order of a stream, which may be used on others too: it is given back when
-// what all of them did so far is done. May end without the interpreter's lock.
+// what all of them did so far is done; where one of them may be gone by then, the end waits for the
+// device. May end without the interpreter's lock.
 class Memory {
  public:
   Memory(std::size_t bytes, int device, const Stream& stream);
@@ -38,6 +39,7 @@ class Memory {
   Buffer buffer_;
   std::mutex mutex_;
   std::vector<Stream> others_;
+  bool used_elsewhere_ = false;  // on streams that nothing keeps alive
 };
 
 // An array, row-major without gaps.
@@ -49,6 +51,7 @@ struct Array {
   Stream stream;                        // on which it was, or will be, written
   std::shared_ptr<Memory> memory = {};  // its own,
   std::shared_ptr<void> owner = {};     // or who has the memory
+  bool read_only = false;
 
   py::ssize_t ndim() const { return std::ssize(sizes); }
   const Index* shape() const { return sizes.data(); }
@@ -70,6 +73,7 @@ struct Wanted {
 //
 //   TypeError    kind, place or dtype: "x: expected an array on cuda:0, got one on the CPU"
 //   ValueError   layout: "x: expected a contiguous array in C order, got strides (1, 5)"
+//   BufferError  the other library refuses
 Array read_array(py::handle object, Name name, const Wanted& wanted, const Stream& reader);
 
 // An array of our own, if it is what is wanted.
@@ -83,7 +87,10 @@ Array fresh(const std::vector<Index>& sizes, Name name, Type type, int device,
             const Stream& stream);
 
 // A copy, made on this stream, for which the array is ready.
-Array copied(const Array& array, const Stream& stream);
+Array copied(const Array& array, Name name, const Stream& stream);
+
+// An array to write to. ValueError if it is read-only.
+const Array& writable(const Array& array, Name name);
 
 Type type_of_name(const std::string& name, Name argument);
 

@@ -5,17 +5,22 @@
 namespace fusedrnn::cuda {
 namespace {
 
-std::optional<Ragged> lengths_of(py::handle lengths, const Arrangement& arrangement,
-                                 const Array& x) {
-  const bool first = arrangement.batch_first;
-  const Index batch = arrangement.batched ? x.sizes[first ? 0 : 1] : 1;
-  return bindings::read_lengths(lengths, arrangement.batched, batch, x.sizes[first ? 1 : 0]);
+// Of x that isn't packed.
+Index given_steps(const Arrangement& arrangement, const Array& x) {
+  return x.sizes[arrangement.batch_first ? 1 : 0];
+}
+Index given_batch(const Arrangement& arrangement, const Array& x) {
+  return arrangement.batched ? x.sizes[arrangement.batch_first ? 0 : 1] : 1;
+}
+
+std::optional<Ragged> ragged_of(const Ends& ends, const Arrangement& arrangement, const Array& x) {
+  if (arrangement.packed) return bindings::read_batch_sizes(ends, x.sizes[0]);
+  return bindings::read_lengths(ends.lengths, arrangement.batched, given_batch(arrangement, x),
+                                given_steps(arrangement, x));
 }
 
 // The kernels count the rows of a batch, and units, in 32 bits.
-Index checked_batch(const Arrangement& arrangement, const Array& x) {
-  if (!arrangement.batched) return 1;
-  const Index batch = x.sizes[arrangement.batch_first ? 0 : 1];
+Index checked_batch(Index batch) {
   constexpr Index most = std::numeric_limits<int>::max();
   if (batch > most)
     throw py::value_error("x: expected at most " + std::to_string(most) + " sequences, got " +
@@ -32,20 +37,23 @@ std::vector<Index> all_sizes(const Shape& shape) {
 }
 
 Call::Call(const Target& network, const Array& given_x, py::handle state_object, bool batch_first,
-           py::handle lengths, StateUse use)
+           const Ends& ends, StateUse use)
     : target(network),
       stream(given_x.stream),
       x(checked(given_x, "x", target.wanted())),
-      arrangement(Arrangement::of(x, model(), batch_first, false)),
-      ragged(lengths_of(lengths, arrangement, x)),
-      steps(x.sizes[arrangement.batch_first ? 1 : 0]),
-      batch(checked_batch(arrangement, x)),
+      arrangement(Arrangement::of(x, model(), batch_first, !ends.batch_sizes.is_none())),
+      ragged(ragged_of(ends, arrangement, x)),
+      steps(arrangement.packed ? ragged->steps() : given_steps(arrangement, x)),
+      batch(checked_batch(arrangement.packed ? ragged->active(0) : given_batch(arrangement, x))),
       state(read_state(state_object, "state", use)) {}
 
-std::optional<Array> Call::read_rows(py::handle object, Name name) const {
-  if (object.is_none()) return {};
+std::optional<Array> Call::read_rows(py::handle object, Name name, const Dim& width) const {
+  return object.is_none() ? std::optional<Array>() : rows_of(object, name, width);
+}
+
+Array Call::rows_of(py::handle object, Name name, const Dim& width) const {
   Array array = read_array(object, name, target.wanted(), stream);
-  bindings::check_shape(array, name, rows(bindings::output_dim(model())));
+  bindings::check_shape(array, name, rows(width));
   return array;
 }
 
@@ -62,7 +70,7 @@ States Call::read_state(py::handle object, Name name, StateUse use) const {
     Array array = read_array(given, part, target.wanted(), stream);
     bindings::check_shape(array, part, state_shape(i));
     // A tape keeps its own copy: callers may write to a state once the call is done.
-    states[place] = use == StateUse::kTape ? copied(array, stream) : std::move(array);
+    states[place] = use == StateUse::kTape ? copied(array, part, stream) : std::move(array);
   }
   return states;
 }
@@ -75,7 +83,7 @@ Array Call::fresh_state(Name name, int part) const {
 }
 
 Exchange::Exchange(const Call& call) : call_(call) {
-  if (!call.sorts()) return;
+  if (!call.ragged) return;
   host_indices_ = call.ragged->offsets;
   host_indices_.insert(host_indices_.end(), call.ragged->order.begin(), call.ragged->order.end());
   indices_ = Buffer(host_indices_.size() * sizeof(Index), call.stream.handle);
@@ -88,7 +96,7 @@ const void* Exchange::read(const void* given, Index width) {
   return own;
 }
 void* Exchange::write(void* given, Index width) {
-  if (!call_.arranges()) return given;
+  if (!call_.arranges() || given == nullptr) return given;
   void* const own = take(call_.kernel_rows(), width);
   after_.push_back([=, r = rows(width)](cudaStream_t stream) { r.scatter(own, given, stream); });
   return own;
@@ -108,10 +116,7 @@ void* Exchange::write_state(void* given) {
 
 void Exchange::before() const {
   const cudaStream_t stream = call_.stream.handle;
-  // From memory that isn't pinned: CUDA has read it when the call returns.
-  if (call_.sorts())
-    FUSEDRNN_CUDA(cudaMemcpyAsync, indices_.data(), host_indices_.data(),
-                  host_indices_.size() * sizeof(Index), cudaMemcpyHostToDevice, stream);
+  if (call_.ragged) store(host_indices_, indices_.as<Index>(), stream);
   for (const auto& copy : before_) copy(stream);
 }
 void Exchange::after() const {
@@ -120,7 +125,7 @@ void Exchange::after() const {
 
 Problem Exchange::problem(double dropout, DropoutKey key) const {
   Problem p{call_.kernel_steps(), call_.batch, dropout, key};
-  if (call_.sorts()) {
+  if (call_.ragged) {
     p.offsets = call_.ragged->offsets.data();
     p.device_offsets = offsets();
     p.device_order = order();

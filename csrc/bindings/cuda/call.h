@@ -18,6 +18,7 @@ namespace fusedrnn::cuda {
 
 using bindings::Arrangement;
 using bindings::Dim;
+using bindings::Ends;
 using bindings::Few;
 using bindings::Shape;
 using bindings::StateUse;
@@ -50,25 +51,28 @@ struct Call {
   const Array x;
   const Arrangement arrangement;
   const std::optional<Ragged> ragged;  // where sequences end early
-  const Index steps, batch;            // T, B
+  const Index steps, batch;            // T, B; of packed x the longest sequence's steps
   const States state;
 
   // On the stream of x.
-  Call(const Target& target, const Array& x, py::handle state, bool batch_first, py::handle lengths,
+  Call(const Target& target, const Array& x, py::handle state, bool batch_first, const Ends& ends,
        StateUse use);
 
   const fusedrnn::Model& model() const { return target.model; }
   // Whether x and the like stand in another order than the kernels', and states.
-  bool arranges() const { return ragged.has_value() || arrangement.batch_first; }
-  bool sorts() const { return ragged.has_value(); }
-  Shape rows(const Dim& width) const { return arrangement.sequence(steps, batch, width); }
+  bool arranges() const { return sorts() || arrangement.batch_first; }
+  bool sorts() const { return ragged.has_value() && !arrangement.packed; }
+  Shape rows(const Dim& width) const {
+    return arrangement.sequence(arrangement.packed ? ragged->rows() : steps, batch, width);
+  }
   Shape state_shape(int part) const { return arrangement.state(model(), batch, part); }
   // Steps and rows as the kernels have them.
   Index kernel_steps() const { return ragged ? ragged->steps() : steps; }
   Index kernel_rows() const { return ragged ? ragged->rows() : checked_product(steps, batch); }
 
   // Another array over time and batch, and another state. None is none.
-  std::optional<Array> read_rows(py::handle object, Name name) const;
+  Array rows_of(py::handle object, Name name, const Dim& width) const;
+  std::optional<Array> read_rows(py::handle object, Name name, const Dim& width) const;
   States read_state(py::handle object, Name name, StateUse use) const;
   Array fresh_rows(Name name, const Dim& width) const;
   Array fresh_state(Name name, int part) const;
@@ -97,13 +101,13 @@ class Exchange {
   void* take(Index count, Index width);
   Rows rows(Index width) const;
   StateRows states() const;
-  const Index* offsets() const { return call_.sorts() ? indices_.as<Index>() : nullptr; }
+  const Index* offsets() const { return call_.ragged ? indices_.as<Index>() : nullptr; }
   const Index* order() const {
     return call_.sorts() ? offsets() + std::ssize(call_.ragged->offsets) : nullptr;
   }
 
   const Call& call_;
-  std::vector<Index> host_indices_;  // offsets [T' + 1], then order [B]
+  std::vector<Index> host_indices_;  // offsets [T' + 1], then order [B] if it sorts
   Buffer indices_;                   // the same on the device
   std::vector<Buffer> memory_;
   Index nbytes_ = 0;

@@ -55,7 +55,7 @@ py::object capsule_of(const Array& array, bool copied) {
   managed.deleter = give_back<M>;
   if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) {
     managed.version = dlpack::version;
-    managed.flags = copied ? dlpack::is_copied : 0;
+    managed.flags = (copied ? dlpack::is_copied : 0) | (array.read_only ? dlpack::is_read_only : 0);
   }
   PyObject* const capsule = PyCapsule_New(&managed, M::name, [](PyObject* object) {
     // Nobody took it.
@@ -87,9 +87,11 @@ py::object to_dlpack(const Array& array, const std::optional<std::intptr_t>& str
   const std::optional<Stream> reader = reader_of(stream);
   if (reader) array.ready_for(*reader);
   const bool copies = copy.value_or(false);
-  const Array given = copies ? copied(array, reader.value_or(array.stream)) : array;
+  const Array given = copies ? copied(array, "the copy", reader.value_or(array.stream)) : array;
   if (max_version && max_version->first >= 1)
     return capsule_of<dlpack::ManagedVersioned>(given, copies);
+  if (given.read_only)
+    throw py::buffer_error("a read-only array can't be given by DLPack before version 1");
   return capsule_of<dlpack::Managed>(given, copies);
 }
 
@@ -102,7 +104,7 @@ py::dict interface_of(const Array& array) {
   py::dict interface;
   interface["shape"] = shape_of(array);
   interface["typestr"] = array.type == Type::float32 ? "<f4" : "<f2";
-  interface["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(array.data), false);
+  interface["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(array.data), array.read_only);
   interface["version"] = 3;
   interface["strides"] = py::none();
   interface["stream"] = array.stream.number();
@@ -140,14 +142,20 @@ py::array converted(const py::array& array, Type type) {
   const bool has_it = std::string(py::str(array.dtype())) == name_of(type);  // also ml_dtypes'
   if (type != Type::bfloat16 && !has_it) return array.attr("astype")(name_of(type), "C");
   if (has_it) return py::module_::import("numpy").attr("ascontiguousarray")(array);
-  const py::array wide = array.attr("astype")("float32", "C");
   py::array_t<std::uint16_t> narrow(
       std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()));
   static_assert(sizeof(__nv_bfloat16) == sizeof(std::uint16_t));
-  const float* const begin = static_cast<const float*>(wide.data());
-  std::transform(begin, begin + wide.size(),
-                 reinterpret_cast<__nv_bfloat16*>(narrow.mutable_data()),
-                 [](float value) { return __float2bfloat16_rn(value); });
+  const auto round_from = [&]<class E>(const char* dtype, E) {
+    const py::array wide = array.attr("astype")(dtype, "C");
+    const E* const begin = static_cast<const E*>(wide.data());
+    std::transform(begin, begin + wide.size(),
+                   reinterpret_cast<__nv_bfloat16*>(narrow.mutable_data()),
+                   [](E value) { return __nv_bfloat16(value); });
+  };
+  if (array.dtype().kind() == 'f' && array.itemsize() <= 4)
+    round_from("float32", 0.0f);
+  else  // by way of float32 it would be rounded twice
+    round_from("float64", 0.0);
   return narrow;
 }
 
@@ -162,13 +170,23 @@ Type chosen_type(const py::array& array, const std::optional<std::string>& dtype
 Array from_numpy(py::handle object, const std::optional<std::string>& dtype, py::handle stream) {
   const py::array given = py::module_::import("numpy").attr("asarray")(object);
   const Type type = chosen_type(given, dtype);
-  int device = 0;
-  FUSEDRNN_CUDA(cudaGetDevice, &device);
-  Array array = fresh({given.shape(), given.shape() + given.ndim()}, "array", type, device,
-                      stream_of(stream));
+  Array array = fresh({given.shape(), given.shape() + given.ndim()}, "array", type,
+                      current_device(), stream_of(stream));
   const py::array host = converted(given, type);
   copy_and_wait(array.data, host.data(), array.bytes(), cudaMemcpyHostToDevice, array);
   return array;
+}
+
+// The memory of an object that says where it is.
+Array at(std::uintptr_t pointer, std::vector<Index> sizes, const std::string& dtype, int device,
+         py::handle stream, const py::object& owner) {
+  return {reinterpret_cast<void*>(pointer),
+          type_of_name(dtype, "dtype"),
+          device,
+          std::move(sizes),
+          stream_of(stream),
+          {},
+          keep(owner)};
 }
 
 // The same memory, from now on used on this stream.
@@ -187,7 +205,8 @@ std::string repr(const Array& array) {
 }  // namespace
 
 void define_device_array(py::module_& m) {
-  py::class_<Array, std::shared_ptr<Array>>(
+  using Held = std::shared_ptr<Array>;  // an object that __new__ left empty is then an error
+  py::class_<Array, Held>(
       m, "DeviceArray",
       "An array in a GPU's memory: float32, float16 or bfloat16, contiguous, in C order.\n\n"
       "Other libraries take it without a copy: `torch.from_dlpack(array)`. It has no arithmetic.")
@@ -201,30 +220,41 @@ void define_device_array(py::module_& m) {
           py::arg("stream") = py::none(),
           "Return an array on a GPU as a DeviceArray of the same memory.\n\n"
           "What comes on the stream, or that of another DeviceArray, sees what was written.")
+      .def_static("at", &at, py::arg("pointer"), py::arg("shape"), py::arg("dtype"),
+                  py::arg("device"), py::arg("stream"), py::arg("owner"),
+                  "Return an array in the memory of `owner`, without any check.")
       .def(
-          "numpy", [](const Array& a) { return to_numpy(a); },
+          "numpy", [](const Held& a) { return to_numpy(*a); },
           "Return a copy as a NumPy array, once the work on its stream is done.\n\n"
           "NumPy has no bfloat16: such an array comes as float32, which has all its values.")
-      .def_property_readonly("shape", &shape_of, "The sizes of the dimensions.")
       .def_property_readonly(
-          "ndim", [](const Array& a) { return a.ndim(); }, "The number of dimensions.")
+          "shape", [](const Held& a) { return shape_of(*a); }, "The sizes of the dimensions.")
       .def_property_readonly(
-          "dtype", [](const Array& a) { return name_of(a.type); },
+          "ndim", [](const Held& a) { return a->ndim(); }, "The number of dimensions.")
+      .def_property_readonly(
+          "dtype", [](const Held& a) { return name_of(a->type); },
           "\"float32\", \"float16\" or \"bfloat16\".")
       .def_property_readonly(
-          "device", [](const Array& a) { return a.device; }, "The number of the GPU.")
+          "device", [](const Held& a) { return a->device; }, "The number of the GPU.")
       .def_property_readonly(
-          "nbytes", [](const Array& a) { return a.bytes(); }, "The bytes of all elements.")
+          "nbytes", [](const Held& a) { return a->bytes(); }, "The bytes of all elements.")
       .def_property_readonly(
-          "stream", [](const Array& a) { return a.stream.number(); },
+          "stream", [](const Held& a) { return a->stream.number(); },
           "The handle of the stream on which it was written; 1 is CUDA's default.")
-      .def_property_readonly("__cuda_array_interface__", &interface_of)
-      .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
-           py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(),
-           py::arg("copy") = py::none())
+      .def_property_readonly("__cuda_array_interface__",
+                             [](const Held& a) { return interface_of(*a); })
+      .def(
+          "__dlpack__",
+          [](const Held& a, const std::optional<std::intptr_t>& stream,
+             const std::optional<std::pair<int, int>>& max_version,
+             const std::optional<std::pair<int, int>>& dl_device, const std::optional<bool>& copy) {
+            return to_dlpack(*a, stream, max_version, dl_device, copy);
+          },
+          py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = py::none(),
+          py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
       .def("__dlpack_device__",
-           [](const Array& a) { return py::make_tuple(dlpack::cuda, a.device); })
-      .def("__repr__", &repr);
+           [](const Held& a) { return py::make_tuple(dlpack::cuda, a->device); })
+      .def("__repr__", [](const Held& a) { return repr(*a); });
 }
 
 }  // namespace fusedrnn::cuda

@@ -1,22 +1,17 @@
 #include "devices.h"
 
-#include <array>
-#include <deque>
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <set>
 
+#include "../../cuda/rnn.h"
 #include "../../cuda/runtime.h"
+#include "stream.h"
 
 namespace fusedrnn::cuda {
 namespace {
-
-int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  FUSEDRNN_CUDA(cudaDeviceGetAttribute, &value, which, device);
-  return value;
-}
 
 cudaDeviceProp properties_of(int device) {
   cudaDeviceProp properties{};
@@ -104,9 +99,38 @@ py::dict describe(int device) {
 void describe_products(py::dict& info) {
   Chosen& all = chosen();
   const std::lock_guard lock(all.mutex);
-  const ChosenProducts& products = chosen_products();
-  info["products"] = products.products->name();
-  if (!products.why_not_cublas.empty()) info["why_not_cublas"] = products.why_not_cublas;
+  info["products"] = py::none();
+  try {
+    const ChosenProducts& products = chosen_products();
+    info["products"] = products.products->name();
+    if (!products.why_not_cublas.empty()) info["why_not_cublas"] = products.why_not_cublas;
+  } catch (const std::exception& error) {  // of a choice that can't be had
+    info["why_not_cublas"] = error.what();
+  }
+}
+
+// What a call says that failed, or that there is no device.
+std::string error_text(cudaError_t status) {
+  return std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status);
+}
+
+// How many devices there are. If none can be used, `why_not` is the reason.
+int count_devices(std::string& why_not) {
+  int count = 0, usable = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    why_not = error_text(status);
+    return 0;
+  }
+  for (int device = 0; device < count; ++device)
+    usable += has_kernels(attribute(cudaDevAttrComputeCapabilityMajor, device),
+                          attribute(cudaDevAttrComputeCapabilityMinor, device));
+  if (count == 0)
+    why_not = error_text(cudaErrorNoDevice);
+  else if (usable == 0)
+    why_not = "no GPU of compute capability 7.5 or more";
+  return count;
 }
 
 }  // namespace
@@ -143,12 +167,23 @@ void use_products(const std::string& name, const std::vector<std::string>& direc
 Products& ready_products(int device) {
   Chosen& all = chosen();
   const std::lock_guard lock(all.mutex);
-  Products& products = *chosen_products().products;
-  if (!all.ready.contains(device)) {
-    products.prepare();
-    all.ready.insert(device);
+  ChosenProducts& products = chosen_products();
+  if (all.ready.contains(device)) return *products.products;
+  const DeviceScope scope(device);
+  try {
+    products.products->prepare();
+  } catch (const std::runtime_error& error) {
+    if (!all.name.empty()) throw;  // asked for
+    products = {&own_products(), error.what()};
   }
-  return products;
+  all.ready.insert(device);
+  return *products.products;
+}
+
+std::optional<std::string> why_not() {
+  std::string reason;
+  count_devices(reason);
+  return reason.empty() ? std::optional<std::string>() : reason;
 }
 
 py::dict info() {
@@ -157,19 +192,13 @@ py::dict info() {
   info["emulated"] = emulated;
   info["runtime"] = version_of(cudaRuntimeGetVersion);
   info["driver"] = version_of(cudaDriverGetVersion);
+  std::string reason;
   py::list devices;
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) cudaGetLastError();
-  if (status == cudaSuccess)
-    for (int device = 0; device < count; ++device) devices.append(describe(device));
+  const int count = count_devices(reason);
+  for (int device = 0; device < count; ++device) devices.append(describe(device));
   info["devices"] = devices;
-  if (count > 0 && status == cudaSuccess) describe_products(info);
-  const bool none = status != cudaSuccess || count == 0;
-  const cudaError_t error = status == cudaSuccess ? cudaErrorNoDevice : status;
-  info["error"] = none ? py::object(py::str(std::string(cudaGetErrorName(error)) + ": " +
-                                            cudaGetErrorString(error)))
-                       : py::object(py::none());
+  if (count > 0) describe_products(info);
+  info["error"] = why_not();
   return info;
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,11 +22,13 @@ const DeviceLimits& device_limits(int device);
 // Takes effect when products are needed, and throws then. See products.h.
 void use_products(const std::string& name, const std::vector<std::string>& directories);
 
-// Those in use, ready for the current device.
+// Those in use, ready for this device.
 Products& ready_products(int device);
 
-// What is compiled, what is there, and if nothing is, why. Never throws for the lack of a driver or
-// a device.
+// Why calls can't run on a GPU, if they can't. Like info(), it never throws for the lack of one.
+std::optional<std::string> why_not();
+
+// What is compiled, what is there, and if nothing is, why.
 py::dict info();
 
 }  // namespace fusedrnn::cuda

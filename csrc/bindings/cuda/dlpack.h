@@ -6,7 +6,10 @@
 
 namespace fusedrnn::cuda::dlpack {
 
-inline constexpr std::int32_t cpu = 1, cuda = 2;  // kinds of device
+// Kinds of device.
+inline constexpr std::int32_t cpu = 1, cuda = 2, cuda_managed = 13;
+constexpr bool on_gpu(std::int32_t kind) { return kind == cuda || kind == cuda_managed; }
+
 enum Code : std::uint8_t { integer = 0, unsigned_integer = 1, real = 2, bfloat = 4, boolean = 6 };
 
 struct Device {
@@ -51,6 +54,6 @@ struct ManagedVersioned {
   static constexpr const char *name = "dltensor_versioned", *used_name = "used_dltensor_versioned";
 };
 inline constexpr ManagedVersioned::Version version{1, 0};
-inline constexpr std::uint64_t is_copied = 2;  // a flag
+inline constexpr std::uint64_t is_read_only = 1, is_copied = 2;  // flags
 
 }  // namespace fusedrnn::cuda::dlpack

@@ -29,14 +29,21 @@ Context context_of(const Call& call) {
   return {device_limits(device), ready_products(device), call.stream.handle};
 }
 
-// y and the last state of a call.
+// y and the last state of a call: fresh arrays, or those of `out`, (y, state).
 struct Outputs {
   Array y;
   Few<Array> last;
 
-  explicit Outputs(const Call& call) : y(call.fresh_rows("y", output_dim(call.model()))) {
-    for (int i = 0; i < call.model().spec().states; ++i)
-      last.push_back(call.fresh_state("the last state", i));
+  explicit Outputs(const Call& call, py::handle out = py::none()) {
+    const int states = call.model().spec().states;
+    if (out.is_none()) {
+      y = call.fresh_rows("y", output_dim(call.model()));
+      for (int i = 0; i < states; ++i) last.push_back(call.fresh_state("the last state", i));
+      return;
+    }
+    const auto given = py::reinterpret_borrow<py::sequence>(out);
+    y = writable(call.rows_of(given[0], "out[0]", output_dim(call.model())), "out[0]");
+    last = written_states(call, given[1], "out[1]");
   }
   py::object state() const { return pack(last); }
   static py::object pack(const Few<Array>& parts) {
@@ -44,17 +51,37 @@ struct Outputs {
     for (const Array& part : parts) objects.push_back(py::cast(part));
     return bindings::pack_state(objects);
   }
+  // The parts of a state that is to be written to.
+  static Few<Array> written_states(const Call& call, py::handle state, Name name) {
+    Few<Array> parts;
+    for (const std::optional<Array>& part : call.read_state(state, name, StateUse::kInference))
+      if (part) parts.push_back(writable(*part, name));
+    return parts;
+  }
 };
 
-Sequence kernel_arrays(const Call& call, const Outputs& outputs, Exchange& exchange) {
+// What a call reads and writes, as its kernels do.
+Sequence kernel_arrays(const Call& call, Exchange& exchange) {
   Sequence sequence{};
   sequence.x = exchange.read(call.x.data, call.model().input);
-  sequence.y = exchange.write(outputs.y.data, call.model().width());
-  for (std::size_t i = 0; i < outputs.last.size(); ++i) {
+  for (std::size_t i = 0; i < call.state.size(); ++i)
     sequence.state_0[i] = exchange.read_state(data_of(call.state[i]));
-    sequence.state_n[i] = exchange.write_state(outputs.last[i].data);
-  }
   return sequence;
+}
+Sequence kernel_arrays(const Call& call, const Outputs& outputs, Exchange& exchange) {
+  Sequence sequence = kernel_arrays(call, exchange);
+  sequence.y = exchange.write(outputs.y.data, call.model().width());
+  for (std::size_t i = 0; i < outputs.last.size(); ++i)
+    sequence.state_n[i] = exchange.write_state(outputs.last[i].data);
+  return sequence;
+}
+
+void* reserved(const Array& reserve, const Model& model, const Problem& problem) {
+  const Index wanted = reserve_bytes(model, problem);
+  if (static_cast<Index>(reserve.bytes()) < wanted)
+    throw py::value_error("reserve: expected at least " + std::to_string(wanted) + " bytes, got " +
+                          std::to_string(reserve.bytes()));
+  return writable(reserve, "reserve").data;
 }
 
 Few<Dim> dims_of(const Target& target, const std::string& name) {
@@ -86,6 +113,7 @@ Weights::Weights(const std::string& cell, const py::list& parameters,
     throw py::value_error("parameters: expected " + std::to_string(wanted) + " arrays, got " +
                           std::to_string(parameters.size()));
   target_.type = read_array(parameters[0], names_[0], {{}, near.device}, near.stream).type;
+  check_device(device_limits(near.device), target_.type);
   for (std::size_t i = 0; i < wanted; ++i)
     arrays_.push_back(read_parameter(parameters, i, near.stream));
 }
@@ -117,112 +145,174 @@ std::vector<LayerParameters> Weights::parameters(const Stream& stream) const {
   return by_layer<LayerParameters>([&](std::size_t i) { return arrays_[i].data; });
 }
 
-py::tuple Weights::infer(const Array& x, py::handle state, bool batch_first,
-                         py::handle lengths) const {
+void Weights::run(const Call& call, const Exchange& exchange, const Sequence& sequence,
+                  const Problem& problem, void* reserve) const {
+  const auto layers = parameters(call.stream);
+  const GilRelease release;
+  exchange.before();
+  cuda::forward(context_of(call), target_.kernel_model(), layers, problem, sequence, reserve);
+  exchange.after();
+}
+
+py::tuple Weights::infer(const Array& x, py::handle state, bool batch_first, const Ends& ends,
+                         py::handle out) const {
   const DeviceScope scope(target_.device);
-  const Call call(target_, x, state, batch_first, lengths, StateUse::kInference);
-  const Outputs outputs(call);
+  const Call call(target_, x, state, batch_first, ends, StateUse::kInference);
+  const Outputs outputs(call, out);
   name_allocations(call, [&] {
     Exchange exchange(call);
-    const Sequence sequence = kernel_arrays(call, outputs, exchange);
-    const auto layers = parameters(call.stream);
-    const GilRelease release;
-    exchange.before();
-    cuda::forward(context_of(call), target_.kernel_model(), layers, exchange.problem(), sequence,
-                  nullptr);
-    exchange.after();
+    run(call, exchange, kernel_arrays(call, outputs, exchange), exchange.problem(), nullptr);
   });
   return py::make_tuple(outputs.y, outputs.state());
 }
 
+py::tuple Weights::train(const Array& x, py::handle state, bool batch_first, double dropout,
+                         DropoutKey key, const Array& reserve, const Ends& ends,
+                         py::handle out) const {
+  const DeviceScope scope(target_.device);
+  const Call call(target_, x, state, batch_first, ends, StateUse::kInference);
+  const Outputs outputs(call, out);
+  name_allocations(call, [&] {
+    Exchange exchange(call);
+    const Problem problem = exchange.problem(dropout, key);
+    void* const memory = reserved(reserve, target_.kernel_model(), problem);
+    run(call, exchange, kernel_arrays(call, outputs, exchange), problem, memory);
+  });
+  return py::make_tuple(outputs.y, outputs.state());
+}
+
+py::tuple Weights::gradients(const Array& x, py::handle state, py::handle y_object,
+                             const Array& reserve, bool batch_first, double dropout, DropoutKey key,
+                             py::handle dy, py::handle dstate, const Ends& ends,
+                             py::handle out) const {
+  const DeviceScope scope(target_.device);
+  const Call call(target_, x, state, batch_first, ends, StateUse::kInference);
+  const Array y = call.rows_of(y_object, "y", output_dim(call.model()));
+  return differentiate(call, dy, dstate, out, [&](Exchange& exchange) -> Forward {
+    Sequence sequence = kernel_arrays(call, exchange);
+    // backward only reads what forward wrote.
+    sequence.y = const_cast<void*>(exchange.read(y.data, call.model().width()));
+    const Problem problem = exchange.problem(dropout, key);
+    return {sequence, problem, reserved(reserve, target_.kernel_model(), problem)};
+  });
+}
+
 py::tuple Weights::forward(const Array& x, py::handle state, bool batch_first, double dropout,
-                           DropoutKey key, py::handle lengths) const {
+                           DropoutKey key, const Ends& ends) const {
   const DeviceScope scope(target_.device);
   const auto tape =
-      std::make_shared<Tape>(shared_from_this(), x, state, batch_first, dropout, key, lengths);
+      std::make_shared<Tape>(shared_from_this(), x, state, batch_first, dropout, key, ends);
   const py::tuple outputs = tape->run();
   return py::make_tuple(outputs[0], outputs[1], tape);
+}
+
+template <class F>
+py::tuple Weights::differentiate(const Call& call, py::handle dy_object, py::handle dstate,
+                                 py::handle out, const F& forward) const {
+  const std::optional<Array> dy = call.read_rows(dy_object, "dy", output_dim(call.model()));
+  const States d_last = call.read_state(dstate, "dstate", StateUse::kGradient);
+
+  std::optional<Array> d_x;
+  Few<Array> d_first;
+  std::vector<std::optional<Array>> d_parameters;
+  if (out.is_none()) {
+    d_x = call.fresh_rows("gradient of x", input_dim(call.model()));
+    for (int i = 0; i < call.model().spec().states; ++i)
+      d_first.push_back(call.fresh_state("gradient of the state", i));
+    for (const Array& parameter : arrays_)
+      d_parameters.emplace_back(fresh(parameter.sizes, "gradient of the parameters", target_.type,
+                                      target_.device, call.stream));
+  } else {
+    const auto given = py::reinterpret_borrow<py::sequence>(out);
+    d_x = call.read_rows(given[0], "out[0]", input_dim(call.model()));
+    if (d_x) writable(*d_x, "out[0]");
+    d_first = Outputs::written_states(call, given[1], "out[1]");
+    const auto wanted = given[2].cast<py::list>();
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+      d_parameters.emplace_back();
+      if (!wanted[i].is_none())
+        d_parameters.back() = writable(read_parameter(wanted, i, call.stream), names_[i]);
+    }
+  }
+
+  name_allocations(call, [&] {
+    Exchange exchange(call);
+    Gradients g{};
+    g.dy = exchange.read(data_of(dy), call.model().width());
+    g.dx = exchange.write(d_x ? d_x->data : nullptr, call.model().input);
+    for (std::size_t i = 0; i < d_first.size(); ++i) {
+      g.d_state_n[i] = exchange.read_state(data_of(d_last[i]));
+      g.d_state_0[i] = exchange.write_state(d_first[i].data);
+    }
+    g.parameters = by_layer<LayerGradients>(
+        [&](std::size_t i) { return d_parameters[i] ? d_parameters[i]->data : nullptr; });
+    const Forward read = forward(exchange);
+    const auto layers = parameters(call.stream);
+    const GilRelease release;
+    exchange.before();
+    cuda::backward(context_of(call), target_.kernel_model(), layers, read.problem, read.sequence,
+                   read.reserve, g);
+    exchange.after();
+  });
+  return py::make_tuple(d_x, Outputs::pack(d_first), d_parameters);
 }
 
 // ---- Tape ---------------------------------------------------------------------------------------
 
 Tape::Tape(std::shared_ptr<const Weights> weights, const Array& x, py::handle state,
-           bool batch_first, double dropout, DropoutKey key, py::handle lengths)
+           bool batch_first, double dropout, DropoutKey key, const Ends& ends)
     : weights_(std::move(weights)),
-      call_(weights_->target(), x, state, batch_first, lengths, StateUse::kTape),
-      // Between layers only.
-      dropout_(call_.model().layers > 1 ? dropout : 0),
-      key_(key),
-      exchange_(call_) {}
+      call_(weights_->target(), x, state, batch_first, ends, StateUse::kTape),
+      kept_(std::make_unique<Kept>(call_)) {
+  kept_->problem = kept_->exchange.problem(dropout, key);
+}
+
+Tape::~Tape() { release(); }
+
+// In the order of the stream, which is one of the call's device.
+void Tape::release() {
+  try {
+    const DeviceScope scope(call_.target.device);
+    kept_.reset();
+  } catch (...) {  // the device is lost, say, or the process ends: so is its memory
+    (void)kept_.release();
+  }
+}
 
 py::tuple Tape::run() {
+  Kept& kept = *kept_;
   const Outputs outputs(call_);
-  y_ = outputs.y;
+  kept.y = outputs.y;
   name_allocations(call_, [&] {
-    sequence_ = kernel_arrays(call_, outputs, exchange_);
-    const auto layers = weights_->parameters(call_.stream);
-    const Model model = call_.target.kernel_model();
-    const Problem problem = exchange_.problem(dropout_, key_);
-    const GilRelease release;
-    const Index bytes = reserve_bytes(model, problem);
+    kept.sequence = kernel_arrays(call_, outputs, kept.exchange);
+    const Index bytes = reserve_bytes(call_.target.kernel_model(), kept.problem);
     // Without memory it would be inference, which is the same where nothing is to be kept.
-    reserve_ = Buffer(static_cast<std::size_t>(bytes), call_.stream.handle);
-    nbytes_ = bytes + exchange_.nbytes();
-    exchange_.before();
-    cuda::forward(context_of(call_), model, layers, problem, sequence_, reserve_.data());
-    exchange_.after();
+    kept.reserve = Buffer(static_cast<std::size_t>(bytes), call_.stream.handle);
+    nbytes_ = bytes + kept.exchange.nbytes();
+    weights_->run(call_, kept.exchange, kept.sequence, kept.problem, kept.reserve.data());
   });
   return py::make_tuple(outputs.y, outputs.state());
 }
 
-py::tuple Tape::backward(py::handle dy_object, py::handle dstate) {
-  const Target& target = call_.target;
-  const DeviceScope scope(target.device);
-  const std::optional<Array> dy = call_.read_rows(dy_object, "dy");
-  const States d_last = call_.read_state(dstate, "dstate", StateUse::kGradient);
-
-  const Array d_x = call_.fresh_rows("gradient of x", input_dim(call_.model()));
-  Few<Array> d_first;
-  for (int i = 0; i < call_.model().spec().states; ++i)
-    d_first.push_back(call_.fresh_state("gradient of the state", i));
-  std::vector<Array> d_parameters;
-  for (const Array& parameter : weights_->arrays())
-    d_parameters.push_back(fresh(parameter.sizes, "gradient of the parameters", target.type,
-                                 target.device, call_.stream));
-
-  name_allocations(call_, [&] {
-    Exchange exchange(call_);
-    Gradients g{};
-    g.dy = exchange.read(data_of(dy), call_.model().width());
-    g.dx = exchange.write(d_x.data, call_.model().input);
-    for (std::size_t i = 0; i < d_first.size(); ++i) {
-      g.d_state_n[i] = exchange.read_state(data_of(d_last[i]));
-      g.d_state_0[i] = exchange.write_state(d_first[i].data);
-    }
-    g.parameters =
-        weights_->by_layer<LayerGradients>([&](std::size_t i) { return d_parameters[i].data; });
-    differentiate(g, exchange);
-  });
-  return py::make_tuple(d_x, Outputs::pack(d_first), d_parameters);
-}
-
-void Tape::differentiate(const Gradients& gradients, Exchange& exchange) {
-  if (spent_.exchange(true))
-    throw std::runtime_error(
-        "tape: expected a tape whose gradients were not taken yet, got a spent one "
-        "(its memory is given back; call forward again)");
-  const auto layers = weights_->parameters(call_.stream);
-  const GilRelease release;
+py::tuple Tape::backward(py::handle dy, py::handle dstate) {
+  const DeviceScope scope(call_.target.device);
+  bool taken = false;
   try {
-    exchange.before();
-    cuda::backward(context_of(call_), call_.target.kernel_model(), layers,
-                   exchange_.problem(dropout_, key_), sequence_, reserve_.data(), gradients);
-    exchange.after();
+    const py::tuple gradients =
+        weights_->differentiate(call_, dy, dstate, py::none(), [&](Exchange&) -> Weights::Forward {
+          if (spent_.exchange(true))
+            throw std::runtime_error(
+                "tape: expected a tape whose gradients were not taken yet, got a spent one "
+                "(its memory is given back; call forward again)");
+          taken = true;
+          return {kept_->sequence, kept_->problem, kept_->reserve.data()};
+        });
+    release();
+    return gradients;
   } catch (...) {
-    spent_ = false;  // no memory for its scratch: the tape is as it was
+    if (taken) spent_ = false;  // no memory for its scratch: the tape is as it was
     throw;
   }
-  reserve_ = Buffer();
 }
 
 }  // namespace fusedrnn::cuda

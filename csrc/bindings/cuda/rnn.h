@@ -23,23 +23,51 @@ class Weights : public std::enable_shared_from_this<Weights> {
           Index input_size, Index hidden_size, int num_layers, bool bidirectional, bool bias,
           const Array& near);
 
-  // (y, state), on the stream of x
-  py::tuple infer(const Array& x, py::handle state, bool batch_first, py::handle lengths) const;
+  // All work goes on the stream of x.
+
+  // (y, state); where `out` is that, these arrays.
+  py::tuple infer(const Array& x, py::handle state, bool batch_first, const Ends& ends,
+                  py::handle out) const;
   // (y, state, tape)
   py::tuple forward(const Array& x, py::handle state, bool batch_first, double dropout,
-                    DropoutKey key, py::handle lengths) const;
+                    DropoutKey key, const Ends& ends) const;
+
+  // Training for a caller who keeps everything: x, state, y, and what the kernels keep besides in
+  // `reserve`, of at least reserve_bytes (../../cuda/rnn.h).
+  py::tuple train(const Array& x, py::handle state, bool batch_first, double dropout,
+                  DropoutKey key, const Array& reserve, const Ends& ends, py::handle out) const;
+  // (d_x, d_state, [d_parameter, ...]), of the same x, state, y and reserve, which stay as they
+  // are. Of `out`, which is that or None, d_x and parameters may be None: they aren't computed.
+  py::tuple gradients(const Array& x, py::handle state, py::handle y, const Array& reserve,
+                      bool batch_first, double dropout, DropoutKey key, py::handle dy,
+                      py::handle dstate, const Ends& ends, py::handle out) const;
 
   const Target& target() const { return target_; }
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<Array>& arrays() const { return arrays_; }
+
+  // What a pass back reads, besides the gradients that come in.
+  struct Forward {
+    Sequence sequence;
+    Problem problem;
+    const void* reserve;
+  };
+  // The kernels' forward pass, into `outputs`; without a reserve it is inference.
+  void run(const Call& call, const Exchange& exchange, const Sequence& sequence,
+           const Problem& problem, void* reserve) const;
+  // The gradients of a call, as gradients() returns them. forward(exchange) comes once all
+  // arguments are checked.
+  template <class F>
+  py::tuple differentiate(const Call& call, py::handle dy, py::handle dstate, py::handle out,
+                          const F& forward) const;
+
+ private:
+  Array read_parameter(const py::list& parameters, std::size_t i, const Stream& stream) const;
   // For work on this stream.
   std::vector<LayerParameters> parameters(const Stream& stream) const;
   // LayerParameters or LayerGradients of data(i), the array of names()[i].
   template <class Layer, class F>
   std::vector<Layer> by_layer(const F& data) const;
-
- private:
-  Array read_parameter(const py::list& parameters, std::size_t i, const Stream& stream) const;
 
   Target target_;
   const std::vector<std::string> names_;
@@ -52,7 +80,8 @@ class Weights : public std::enable_shared_from_this<Weights> {
 class Tape {
  public:
   Tape(std::shared_ptr<const Weights> weights, const Array& x, py::handle state, bool batch_first,
-       double dropout, DropoutKey key, py::handle lengths);
+       double dropout, DropoutKey key, const Ends& ends);
+  ~Tape();
   // Runs forward; (y, state).
   py::tuple run();
   // (d_x, d_state, [d_parameters in the order of the names]), on the stream of forward.
@@ -63,16 +92,21 @@ class Tape {
   const std::shared_ptr<const Weights>& weights() const { return weights_; }
 
  private:
-  void differentiate(const Gradients& gradients, Exchange& exchange);
+  // What there is until backward has been.
+  struct Kept {
+    Exchange exchange;
+    Problem problem{};
+    Array y = {};
+    Sequence sequence{};
+    Buffer reserve = {};
+
+    explicit Kept(const Call& call) : exchange(call) {}
+  };
+  void release();
 
   const std::shared_ptr<const Weights> weights_;
   const Call call_;
-  const double dropout_;
-  const DropoutKey key_;
-  Exchange exchange_;
-  Array y_;
-  Sequence sequence_{};
-  Buffer reserve_;
+  std::unique_ptr<Kept> kept_;
   Index nbytes_ = 0;
   std::atomic<bool> spent_{false};
 };

@@ -1,5 +1,7 @@
 """The mathematics of a call as autograd sees it, for eager calls and for the operators alike.
 
+What is called an array here is the memory of a tensor on the CPU, or a tensor on a GPU.
+
     y, h_n, c_n, reserve = forward(x, h_0, c_0, weights)
     d_x, d_h_0, d_c_0, d_weights = backward(reserve, x, h_0, c_0, d_y, d_h_n, d_c_n)
 
@@ -23,8 +25,9 @@ from torch.autograd import Function
 from .. import _core
 from .._network import CELLS, Array, Network
 from . import _differentiable
-from ._switches import NotAccelerated, strict
-from ._weights import Unsupported, as_array
+from ._gpu import DeviceWeights, reserve_size
+from ._switches import NotAccelerated, Unsupported, strict
+from ._weights import as_array, as_tensor
 
 __all__ = ["Call", "FusedRNN", "arrays_of", "backward", "forward", "modes_are_active", "state_of"]
 
@@ -70,24 +73,18 @@ class Call:
         )
 
 
+Packed = _core.PackedWeights | DeviceWeights
+
+
 def forward(
-    packed: _core.PackedWeights,
-    call: Call,
-    x: Array,
-    state: Sequence[Array | None],
-    portable: bool = False,
-) -> tuple[Array, Sequence[Array], Array]:
+    packed: Packed, call: Call, x: Any, state: Sequence[Any], portable: bool = False
+) -> tuple[Any, Sequence[Any], Any]:
     """Return y, the last state and the reserve.
 
     A portable reserve is a function of the arguments alone, on every machine: it has a size of its
     own, and what the kernels don't write is 0.
     """
-    rows, width, row = math.prod(x.shape[:-1]), call.width, packed.reserve_row(call.drops)
-    kept = rows * (packed.portable_reserve_row(call.drops) if portable else row)
-    reserve = np.empty(kept + rows * width, x.dtype)
-    if portable:
-        written = rows if call.lengths is None else int(call.lengths.sum())
-        reserve[written * row : kept] = 0
+    reserve, kept = _new_reserve(packed, call, x, portable)
     y, last = packed.train(
         x,
         state_of(state),
@@ -101,14 +98,29 @@ def forward(
     return y, _parts_of(last), reserve
 
 
+def _new_reserve(packed: Packed, call: Call, x: Any, portable: bool) -> tuple[Any, int]:
+    """Return a reserve, and how much of it is the kernels', in elements."""
+    rows, copy = math.prod(x.shape[:-1]), math.prod(x.shape[:-1]) * call.width
+    if isinstance(packed, DeviceWeights):
+        kept = reserve_size(call.network, x.dtype, rows, call.drops)
+        return (x.new_zeros if portable else x.new_empty)(kept + copy), kept
+    row = packed.reserve_row(call.drops)
+    kept = rows * (packed.portable_reserve_row(call.drops) if portable else row)
+    reserve = np.empty(kept + copy, x.dtype)
+    if portable:
+        written = rows if call.lengths is None else int(call.lengths.sum())
+        reserve[written * row : kept] = 0
+    return reserve, kept
+
+
 def backward(
-    packed: _core.PackedWeights,
+    packed: Packed,
     call: Call,
-    x: Array,
-    state: Sequence[Array | None],
-    reserve: Array,
-    gradients: Sequence[Array | None],
-) -> tuple[Array, Sequence[Array], list[Array]]:
+    x: Any,
+    state: Sequence[Any],
+    reserve: Any,
+    gradients: Sequence[Any],
+) -> tuple[Any, Sequence[Any], list[Any]]:
     """Return the gradients of x, of the initial state and of the parameters.
 
     `gradients` are those of y and of the last state; None is zero. The reserve stays as it is, so
@@ -119,7 +131,7 @@ def backward(
         x,
         state_of(state),
         y,
-        reserve[: reserve.size - y.size],
+        reserve[: len(reserve) - math.prod(y.shape)],
         call.batch_first,
         call.dropout,
         *call.key,
@@ -130,10 +142,10 @@ def backward(
     return dx, _parts_of(dfirst), dparameters
 
 
-def _copy_of_y(call: Call, reserve: Array, x: Array) -> Array:
+def _copy_of_y(call: Call, reserve: Any, x: Any) -> Any:
     """Return the reserve's end as an array shaped like y."""
     rows, width = math.prod(x.shape[:-1]), call.width
-    tail = reserve[reserve.size - rows * width :]
+    tail = reserve[len(reserve) - rows * width :]
     if call.batch_first and x.ndim == 3:  # the kernels' order is time first
         return tail.reshape(x.shape[1], x.shape[0], width).swapaxes(0, 1)
     return tail.reshape(*x.shape[:-1], width)
@@ -144,14 +156,14 @@ def arrays_of(*tensors: Tensor | None) -> list[Array | None]:
     return [None if tensor is None else tensor.numpy() for tensor in tensors]
 
 
-def state_of(parts: Sequence[Array | None]) -> Any:
+def state_of(parts: Sequence[Any]) -> Any:
     """Return a state as the kernels take it: None, h, or (h, c)."""
     if all(part is None for part in parts):
         return None
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def _parts_of(state: Any) -> Sequence[Array]:
+def _parts_of(state: Any) -> Sequence[Any]:
     return state if isinstance(state, tuple) else (state,)
 
 
@@ -169,16 +181,16 @@ class FusedRNN(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, packed: _core.PackedWeights, call: Call, x: Tensor, *tensors: Tensor | None
+        ctx: Any, packed: Packed, call: Call, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         states = tensors[: call.states]  # and then the weights
         y, last, reserve = forward(packed, call, _lifted(call, x), _lifted_parts(call, states))
         ctx.packed, ctx.call = packed, call
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(torch.from_numpy(reserve), x, *tensors)
+        ctx.save_for_backward(as_tensor(reserve), x, *tensors)
         if call.step:
-            return tuple(torch.from_numpy(part[0]) for part in last)
-        return (torch.from_numpy(y), *map(torch.from_numpy, last))
+            return tuple(as_tensor(part[0]) for part in last)
+        return (as_tensor(y), *map(as_tensor, last))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
@@ -203,7 +215,7 @@ class FusedRNN(Function):
 
 
 def _by_kernels(
-    packed: _core.PackedWeights,
+    packed: Packed,
     call: Call,
     x: Tensor,
     states: Sequence[Tensor | None],
@@ -216,20 +228,20 @@ def _by_kernels(
         call,
         _lifted(call, x),
         _lifted_parts(call, states),
-        reserve.numpy(),
+        as_array(reserve),
         _lifted_parts(call, gradients),
     )
     results = [d[0] for d in (dx, *dfirst)] if call.step else [dx, *dfirst]
-    return [torch.from_numpy(d) for d in (*results, *dparameters)]
+    return [as_tensor(d) for d in (*results, *dparameters)]
 
 
-def _lifted(call: Call, tensor: Tensor) -> Array:
+def _lifted(call: Call, tensor: Tensor) -> Any:
     """Return a tensor's array, with the time axis that a cell's tensors lack."""
     array = as_array(tensor)
     return array[None] if call.step else array
 
 
-def _lifted_parts(call: Call, parts: Sequence[Tensor | None]) -> list[Array | None]:
+def _lifted_parts(call: Call, parts: Sequence[Tensor | None]) -> list[Any]:
     return [None if part is None else _lifted(call, part) for part in parts]
 
 

@@ -89,7 +89,7 @@ def gradients(
     tensors = (x, *states, *weights)
     differentiable = torch.is_grad_enabled()
     # Aliases: one tensor may stand in two places, and each has its own gradient.
-    with torch.enable_grad(), without_onednn():
+    with torch.enable_grad(), without_libraries():
         aliases = [None if t is None else t.view_as(t) for t in tensors]
         results = _outputs(call, aliases)
         pairs = [
@@ -112,17 +112,19 @@ def gradients(
 
 
 @contextlib.contextmanager
-def without_onednn() -> Iterator[None]:
-    """Let torch use its own operators: oneDNN's LSTM has no gradients of gradients.
+def without_libraries() -> Iterator[None]:
+    """Let torch use its own operators: oneDNN's and cuDNN's have no gradients of gradients.
 
-    (torch.backends.mkldnn.flags sets other flags besides, and warns about them.)
+    (The `flags` of torch.backends set other flags besides, and warn about them.)
     """
-    before = torch._C._get_mkldnn_enabled()
+    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
     try:
         yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        torch._C._set_mkldnn_enabled(before[0])
+        torch._C._set_cudnn_enabled(before[1])
 
 
 def _outputs(call: Call, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:

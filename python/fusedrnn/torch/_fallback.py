@@ -13,8 +13,8 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from ._autograd import modes_are_active
-from ._switches import NotAccelerated, strict
-from ._weights import PLAIN, Unsupported
+from ._switches import NotAccelerated, Unsupported, strict
+from ._weights import PLAIN
 
 __all__ = ["checked_lengths", "decline", "is_traced"]
 

@@ -10,24 +10,24 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .._network import Network
+from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
 from ._differentiable import by_lengths
 from ._fallback import checked_lengths, decline, is_traced
+from ._switches import Unsupported
 from ._transforms import call_operator
 from ._weights import (
     CELLS,
     PLAIN,
-    Unsupported,
     as_array,
+    as_tensor,
     check_tensors,
+    dtypes_of,
     network_of,
     packed_weights,
 )
 
 __all__ = ["RecurrentLayer", "draw_key"]
-
-
-_from_numpy = torch.from_numpy
 
 
 class RecurrentLayer:
@@ -167,7 +167,6 @@ class RecurrentLayer:
                 raise Unsupported(reason)
             return self._by_operator(input, hx, lengths)
         network, weights = self._network(), self._weights()
-        packed = packed_weights(network, weights)
         states = self._states(hx)
         if hx is not None:
             check_states(states, 2 if self.mode == "LSTM" else 1)
@@ -175,9 +174,11 @@ class RecurrentLayer:
                 states = [permuted(part, order) for part in states]
         casts = None
         if torch._C._is_any_autocast_enabled():
-            casts = self._casts(batch_sizes is not None, weights[0].dtype)
+            casts = self._casts(batch_sizes is not None, weights[0])
             if casts is not None and batch_sizes is None:
                 x, states = cast_inputs(self.mode, x, states)
+            x, states, weights = lowered(x, states, weights)
+        packed = packed_weights(network, weights)
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         last: Any
         if dropout == 0 and not needs_gradients(x, states, weights):
@@ -189,11 +190,11 @@ class RecurrentLayer:
                 None if lengths is None else lengths.numpy(),
                 None if batch_sizes is None else batch_sizes.numpy(),
             )
-            y = _from_numpy(y)
+            y = as_tensor(y)
             if type(last) is tuple:
-                last = _from_numpy(last[0]), _from_numpy(last[1])
+                last = as_tensor(last[0]), as_tensor(last[1])
             else:
-                last = (_from_numpy(last),)
+                last = (as_tensor(last),)
         else:
             key = draw_key(dropout)
             numbers = (0, 0) if key is None else tuple(key.tolist())
@@ -213,13 +214,15 @@ class RecurrentLayer:
             y = PackedSequence(y, batch_sizes, order, inverse)
         return y, (last[0] if len(last) == 1 else (last[0], last[1]))
 
-    def _casts(self, packed_input: bool, dtype: torch.dtype) -> Sequence[torch.dtype] | None:
-        """Return the dtypes of (y and) h_n and c_n under autocast, or None without it.
+    def _casts(self, packed_input: bool, weight: Tensor) -> Sequence[torch.dtype] | None:
+        """Return the dtypes of (y and) h_n and c_n under autocast on the CPU, or None without it.
 
         As torch's operators come out: GRUs in float32, RNNs in the lower precision, LSTMs too, but
         for c_n with a projection, and for packed sequences without.
         """
-        if not torch.is_autocast_enabled("cpu") or dtype is not torch.float32:
+        if _gpu.on_gpu(weight) or not torch.is_autocast_enabled("cpu"):
+            return None
+        if weight.dtype is not torch.float32:
             return None
         if self.mode == "GRU" or (self.mode == "LSTM" and packed_input and self.proj_size == 0):
             return None
@@ -235,20 +238,15 @@ class RecurrentLayer:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        dtype = weights[0].dtype
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
             return "autocast to another dtype than bfloat16"
-        if dtype not in (torch.float32, torch.float64):
-            return f"parameters of {dtype}, not float32 or float64"
-        if any(w.dtype != dtype or w.device.type != "cpu" for w in weights):
-            return "parameters that aren't on the CPU, or of several dtypes"
-        if x.device.type != "cpu":
-            return f"an input on {x.device}, not on the CPU"
         parts = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
         casts = not packed_input and self.mode == "LSTM" and torch.is_autocast_enabled("cpu")
-        allowed = (dtype, torch.bfloat16) if casts and dtype is torch.float32 else (dtype,)
-        if any(t.dtype not in allowed for t in (x, *parts)):
-            return f"tensors of other dtypes than the parameters', {dtype}"
+        reason = obstacle_of(x, parts, weights, torch.bfloat16 if casts else None)
+        if reason is not None:
+            return reason
+        if _gpu.on_gpu(x) and self.proj_size > 0:
+            return "a projection on a GPU"
         if x.dim() not in ((2,) if packed_input else (2, 3)) or x.size(-1) != self.input_size:
             return "an input of the wrong shape"
         if hx is None:
@@ -267,13 +265,14 @@ class RecurrentLayer:
     def _by_operator(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        weights: Sequence[Any] = [getattr(self, name) for name in self._flat_weights_names]
         states: Sequence[Any] = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
         if packed_input:
             states = [permuted(part, input.sorted_indices) for part in states]
-        casts = self._casts(packed_input, weights[0].dtype)
+        casts = self._casts(packed_input, weights[0])
         if casts is not None and not packed_input:
             x, states = cast_inputs(self.mode, x, states)
+        x, states, weights = lowered(x, states, weights)
         single = not packed_input and x.dim() == 2
         if single:
             x, states = x.unsqueeze(1), [part.unsqueeze(1) for part in states]
@@ -304,6 +303,56 @@ def check_states(states: Sequence[Any], count: int) -> None:
     for part in states:
         if type(part) not in PLAIN:
             raise Unsupported(f"a state of type {type(part).__name__}")
+
+
+def obstacle_of(
+    x: Tensor, states: Sequence[Any], weights: Sequence[Any], also: torch.dtype | None = None
+) -> str | None:
+    """Return why the kernels can't take tensors of these dtypes and devices, or None.
+
+    `also` is a dtype that float32 parameters have x and states in beside their own.
+    """
+    device, dtype = weights[0].device, weights[0].dtype
+    if device.type not in ("cpu", "cuda"):
+        return f"parameters on {device}, not on the CPU or a GPU"
+    dtypes = dtypes_of(weights[0])
+    if dtype not in dtypes:
+        return f"parameters of {dtype}, not {' or '.join(dtypes.values())}"
+    if any(w.dtype != dtype or w.device != device for w in weights):
+        return "parameters of several dtypes or devices"
+    if any(t.device != device for t in (x, *states)):
+        return f"tensors on other devices than the parameters', {device}"
+    allowed = (dtype, also) if also is not None and dtype is torch.float32 else (dtype,)
+    low = lower_dtype(weights[0])
+    if low is not None:
+        allowed = (dtype, low)
+    if any(t.dtype not in allowed for t in (x, *states)):
+        return f"tensors of other dtypes than the parameters', {dtype}"
+    if _gpu.on_gpu(weights[0]):
+        reason = _gpu.why_not()
+        if reason is not None:
+            return f"no kernels for GPUs: {reason}"
+    return None
+
+
+def lower_dtype(weight: Tensor) -> torch.dtype | None:
+    """Return the dtype that autocast on a GPU computes in, where it is on."""
+    if not _gpu.on_gpu(weight) or not torch.is_autocast_enabled("cuda"):
+        return None
+    low: torch.dtype = torch.get_autocast_dtype("cuda")
+    return low
+
+
+def lowered(x: Any, states: Sequence[Any], weights: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return float32 tensors in the dtype of autocast on a GPU; all of a layer's, as cuDNN's."""
+    low = lower_dtype(weights[0])
+    if low is None:
+        return x, states, weights
+
+    def lower(part: Any) -> Any:
+        return part if part is None or part.dtype is not torch.float32 else part.to(low)
+
+    return lower(x), [lower(part) for part in states], [lower(weight) for weight in weights]
 
 
 def cast_inputs(mode: str, x: Tensor, states: Sequence[Any]) -> tuple[Tensor, Sequence[Any]]:

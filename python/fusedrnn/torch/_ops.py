@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from .._network import CELLS, Network
-from . import _autograd, _transforms
+from . import _autograd, _gpu, _transforms
 from ._autograd import Call, arrays_of, state_of
-from ._weights import as_array, network_of, packed_weights
+from ._weights import as_array, as_tensor, dtypes_of, network_of, packed_weights
 
 __all__: list[str] = []
 
@@ -90,7 +90,7 @@ def _check_steps(x: Tensor, call: Call) -> None:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-# On the CPU
+# On the CPU, and on GPUs
 
 
 def _rnn(
@@ -143,12 +143,12 @@ def _rnn_train(
     packed = packed_weights(network, weights)
     states = [as_array(p) for p in hx]
     y, last, reserve = _autograd.forward(packed, call, as_array(x), states, portable=True)
-    return (*_results(y, last), torch.from_numpy(reserve))
+    return (*_results(y, last), as_tensor(reserve))
 
 
 def _results(y: Any, last: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
-    h, c = (*last, np.empty(0, y.dtype))[:2]
-    return torch.from_numpy(y), torch.from_numpy(h), torch.from_numpy(c)
+    y, h, *c = map(as_tensor, (y, *last))
+    return y, h, c[0] if c else y.new_empty(0)
 
 
 def _rnn_backward(
@@ -176,7 +176,7 @@ def _rnn_backward(
         as_array(reserve),
         [None if d is None else as_array(d) for d in gradients],
     )
-    return [torch.from_numpy(d) for d in (dx, *dfirst, *dweights)]
+    return [as_tensor(d) for d in (dx, *dfirst, *dweights)]
 
 
 # What they return, where there are no values
@@ -204,10 +204,12 @@ def _fake_rnn_train(
     _, _, _, cell, num_layers, bidirectional, _, dropout = rest
     y, h, c = _fake_rnn(x, hx, weights, *rest)
     network = _network(x, weights, cell, num_layers, bidirectional)
-    dtype = "float32" if x.dtype is torch.float32 else "float64"
-    row = _reserve_row(network, dtype, dropout > 0 and num_layers > 1)
-    rows = math.prod(x.shape[:-1])
-    return y, h, c, x.new_empty(rows * (row + y.shape[-1]))
+    rows, drops = math.prod(x.shape[:-1]), dropout > 0 and num_layers > 1
+    if _gpu.on_gpu(x):
+        kept = _gpu.reserve_size(network, x.dtype, rows, drops)
+    else:
+        kept = rows * _reserve_row(network, dtypes_of(x)[x.dtype], drops)
+    return y, h, c, x.new_empty(kept + rows * y.shape[-1])
 
 
 @functools.cache
@@ -280,9 +282,10 @@ def _refuse(ctx: Any, *_: Any) -> Any:
     )
 
 
-_library.impl("rnn", _rnn, "CPU")
-_library.impl("rnn_train", _rnn_train, "CPU")
-_library.impl("rnn_backward", _rnn_backward, "CPU")
+for _device in ("CPU", "CUDA"):
+    _library.impl("rnn", _rnn, _device)
+    _library.impl("rnn_train", _rnn_train, _device)
+    _library.impl("rnn_backward", _rnn_backward, _device)
 torch.library.register_fake("fusedrnn::rnn", _fake_rnn, lib=_library)
 torch.library.register_fake("fusedrnn::rnn_train", _fake_rnn_train, lib=_library)
 torch.library.register_fake("fusedrnn::rnn_backward", _fake_rnn_backward, lib=_library)

@@ -1,15 +1,19 @@
-"""Switches of the whole process: functions that set them, or context managers."""
+"""What happens to calls that the kernels can't take, and other switches of the whole process."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import ClassVar
 
-__all__ = ["NotAccelerated", "Switch", "strict", "trust_version_counters"]
+__all__ = ["NotAccelerated", "Switch", "Unsupported", "strict", "trust_version_counters"]
 
 
 class NotAccelerated(RuntimeError):
     """A call that the kernels can't take, in strict mode. The message says why."""
+
+
+class Unsupported(Exception):
+    """Why the kernels can't work on something that torch may be able to work on."""
 
 
 class Switch:

@@ -22,14 +22,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .. import _core
 from .._network import Array, Network
-from ._switches import trust_version_counters
+from . import _gpu
+from ._gpu import DeviceWeights
+from ._switches import Unsupported, trust_version_counters
 
 __all__ = [
     "CELLS",
     "PLAIN",
-    "Unsupported",
     "as_array",
+    "as_tensor",
     "check_tensors",
+    "dtypes_of",
     "network_of",
     "packed_weights",
 ]
@@ -51,10 +54,6 @@ _count: Callable[[Tensor], int] = Tensor.numel
 _version: Callable[[Tensor], int] = operator.attrgetter("_version")
 
 
-class Unsupported(Exception):
-    """Why the kernels can't work on something that torch may be able to work on."""
-
-
 @functools.cache
 def network_of(
     cell: str,
@@ -69,13 +68,20 @@ def network_of(
     return Network(cell, input_size, hidden_size, num_layers, bidirectional, bias, proj_size)
 
 
-def as_array(tensor: Tensor) -> Array:
-    """Return the tensor's memory as an array, without a copy."""
+def as_array(tensor: Tensor) -> Any:
+    """Return what the kernels take: the tensor's memory as an array; on a GPU the tensor itself."""
+    if _gpu.on_gpu(tensor):
+        return tensor
     try:
         array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
         return array
     except (RuntimeError, TypeError) as error:  # not on the CPU, not strided, negated lazily
         raise Unsupported(_first_sentence(error)) from None
+
+
+def as_tensor(array: Any) -> Tensor:
+    """Return what the kernels return as a tensor, without a copy."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -143,8 +149,10 @@ def _versions(weights: Sequence[Tensor]) -> list[int] | None:
 _entries: dict[tuple[int, ...], _Entry] = {}
 
 
-def packed_weights(network: Network, weights: Sequence[Tensor]) -> _core.PackedWeights:
-    """Return the packed weights of these tensors as they are now.
+def packed_weights(
+    network: Network, weights: Sequence[Tensor]
+) -> _core.PackedWeights | DeviceWeights:
+    """Return the packed weights of these tensors as they are now; on a GPU nothing is packed.
 
     Parameters
     ----------
@@ -158,6 +166,10 @@ def packed_weights(network: Network, weights: Sequence[Tensor]) -> _core.PackedW
     Unsupported
         If the kernels can't read them.
     """
+    if _gpu.on_gpu(weights[0]):
+        check_tensors(weights)
+        _check_shapes(network, weights)
+        return DeviceWeights(network, weights)
     key = (id(network), *map(_pointer, weights))
     entry = _entries.get(key)
     if entry is not None and entry.place.is_of(weights):
@@ -174,13 +186,26 @@ def check_tensors(tensors: Sequence[Any]) -> str:
     for tensor in tensors:
         if type(tensor) not in PLAIN:
             raise Unsupported(f"a parameter of type {type(tensor).__name__}")
-        if tensor.device.type != "cpu":
-            raise Unsupported(f"parameters on {tensor.device}, not on the CPU")
-        if tensor.dtype not in _DTYPES:
-            raise Unsupported(f"parameters of {tensor.dtype}, not float32 or float64")
+        if tensor.device.type not in ("cpu", "cuda"):
+            raise Unsupported(f"parameters on {tensor.device}, not on the CPU or a GPU")
+        if tensor.device != tensors[0].device:
+            raise Unsupported(f"parameters on {tensors[0].device} and on {tensor.device}")
+        dtypes = dtypes_of(tensor)
+        if tensor.dtype not in dtypes:
+            raise Unsupported(f"parameters of {tensor.dtype}, not {' or '.join(dtypes.values())}")
         if tensor.dtype != tensors[0].dtype:
             raise Unsupported(f"parameters of {tensors[0].dtype} and of {tensor.dtype}")
-    return _DTYPES[tensors[0].dtype]
+    return dtypes[tensors[0].dtype]
+
+
+def dtypes_of(tensor: Tensor) -> dict[torch.dtype, str]:
+    """Return the dtypes that the kernels of a tensor's device know."""
+    return _gpu.DTYPES if _gpu.on_gpu(tensor) else _DTYPES
+
+
+def _check_shapes(network: Network, weights: Sequence[Tensor]) -> None:
+    if [tuple(weight.shape) for weight in weights] != [shape for _, shape in network.shapes()]:
+        raise Unsupported("parameters whose shapes don't fit the layer's sizes")
 
 
 def _pack(
@@ -189,8 +214,7 @@ def _pack(
     key: tuple[int, ...],
 ) -> _core.PackedWeights:
     dtype = check_tensors(weights)
-    if [tuple(weight.shape) for weight in weights] != [shape for _, shape in network.shapes()]:
-        raise Unsupported("parameters whose shapes don't fit the layer's sizes")
+    _check_shapes(network, weights)
     arrays = [as_array(weight) for weight in weights]
     if not all(array.flags.c_contiguous for array in arrays):  # rare: packed at every call
         return network.pack(dict(zip(network.names, arrays, strict=True)), dtype, copy=True)

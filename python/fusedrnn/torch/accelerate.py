@@ -10,8 +10,8 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from ._layer import RecurrentLayer
-from ._switches import NotAccelerated
-from ._weights import Unsupported, check_tensors
+from ._switches import NotAccelerated, Unsupported
+from ._weights import check_tensors
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .modules import GRU, LSTM, RNN
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ._autograd import Call, FusedRNN, state_of
 from ._fallback import decline, is_traced
-from ._layer import check_states, needs_gradients
+from ._layer import check_states, lowered, needs_gradients, obstacle_of
+from ._switches import Unsupported
 from ._transforms import call_operator
-from ._weights import Unsupported, as_array, check_tensors, network_of, packed_weights
+from ._weights import as_array, as_tensor, check_tensors, network_of, packed_weights
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell", "RecurrentCell"]
 
@@ -111,15 +112,18 @@ class RecurrentCell:
                 raise Unsupported(reason)
             return self._by_operator(input, hx)
         network = network_of(self._cell(), self.input_size, self.hidden_size, 1, False, self.bias)
-        weights = self._weights()
+        weights: Any = self._weights()
         check_tensors(weights)
-        packed = packed_weights(network, weights)
         states = self._states(hx)
         if hx is not None:
             check_states(states, 2 if self.torch_class is torch.nn.LSTMCell else 1)
         if input.dim() not in (1, 2):
             raise Unsupported("an input of the wrong shape")
-        low = self._low() if torch._C._is_any_autocast_enabled() else None
+        low = None
+        if torch._C._is_any_autocast_enabled():
+            low = self._low()
+            input, states, weights = lowered(input, states, weights)
+        packed = packed_weights(network, weights)
         last: Any
         if needs_gradients(input, states, weights):
             last = FusedRNN.apply(packed, Call(network, step=True), input, *states, *weights)
@@ -127,7 +131,7 @@ class RecurrentCell:
             state = None if hx is None else state_of([as_array(part)[None] for part in states])
             _, last = packed.infer(as_array(input)[None], state, False, None)
             parts = last if type(last) is tuple else (last,)
-            last = tuple(torch.from_numpy(part[0]) for part in parts)
+            last = tuple(as_tensor(part[0]) for part in parts)
         return self._finish(last, low)
 
     def _finish(self, last: Sequence[Tensor], low: torch.dtype | None) -> Any:
@@ -137,26 +141,24 @@ class RecurrentCell:
 
     def _obstacle(self, input: Any, hx: Any) -> str | None:
         """Return why the operators can't take a call, or None."""
-        weights = self._weights()
-        dtype = weights[0].dtype
-        if dtype not in (torch.float32, torch.float64):
-            return f"parameters of {dtype}, not float32 or float64"
         parts = [] if hx is None else list(self._states(hx))
-        if any(t.dtype != dtype or t.device.type != "cpu" for t in (input, *parts, *weights)):
-            return "tensors that aren't on the CPU, or of several dtypes"
+        reason = obstacle_of(input, parts, self._weights())
+        if reason is not None:
+            return reason
         if input.dim() not in (1, 2) or input.size(-1) != self.input_size:
             return "an input of the wrong shape"
         shape = [*input.shape[:-1], self.hidden_size]
         return None if all(list(p.shape) == shape for p in parts) else "hx of the wrong shape"
 
     def _by_operator(self, input: Tensor, hx: Any) -> Any:
+        states: Any = [] if hx is None else list(self._states(hx))
+        input, states, weights = lowered(input, states, self._weights())
         single = input.dim() == 1
         x = input.unsqueeze(0) if single else input
-        states = [] if hx is None else list(self._states(hx))
         _, *last = call_operator(
             x.unsqueeze(0),
             [(p.unsqueeze(0) if single else p).unsqueeze(0) for p in states],
-            self._weights(),
+            weights,
             None,
             None,
             None,

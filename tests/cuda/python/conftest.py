@@ -12,13 +12,18 @@ HERE = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker of tests that need no GPU."""
+    """Name the markers of tests that need no GPU, or a real one."""
     config.addinivalue_line("markers", "without_gpu: runs where there is no GPU too")
+    config.addinivalue_line("markers", "on_hardware: runs where the GPU isn't emulated")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, or needs bfloat16 where it has none; say why."""
     reason = cuda.why_not()
+    if reason is None and _device.info()["emulated"]:
+        others = [item for item in items if item.get_closest_marker("on_hardware")]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     old = reason is None and float(cuda.devices()[0]["capability"]) < 8
     for item in items:
         if HERE not in item.path.parents or item.get_closest_marker("without_gpu"):

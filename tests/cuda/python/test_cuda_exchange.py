@@ -79,9 +79,24 @@ def test_bfloat16_is_rounded_to_nearest_even():
         want = values.astype(ml_dtypes.bfloat16)
     got = cuda.asarray(values, "bfloat16").numpy()
     np.testing.assert_array_equal(got, want.astype(np.float32))
+    once = np.array([1 + 2**-8 + 2**-40, -1 - 2**-8 - 2**-40])  # float32 would lose the last bit
+    assert cuda.asarray(once, "bfloat16").numpy().tolist() == [1 + 2**-7, -1 - 2**-7]
     same = cuda.asarray(want)
     assert same.dtype == "bfloat16"
     np.testing.assert_array_equal(same.numpy(), want.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, 4])
+def test_the_name_of_a_dtype_is_a_str(dtype):
+    with pytest.raises(TypeError, match=r"dtype: expected a str, got (type|int)"):
+        cuda.asarray(np.zeros(3), dtype)
+
+
+def test_an_array_that_nobody_made():
+    empty = DeviceArray.__new__(DeviceArray)
+    for use in (lambda: empty.shape, lambda: repr(empty), lambda: cuda.asarray(empty)):
+        with pytest.raises((TypeError, RuntimeError)):
+            use()
 
 
 # Other libraries
@@ -193,6 +208,67 @@ def test_memory_is_given_back():
     assert count() == before
 
 
+@pytest.mark.parametrize("lengths", [None, [3, 1]])
+def test_a_spent_tape_keeps_nothing(lengths):
+    count = getattr(_device.required(), "_allocated_bytes", None)
+    if count is None:
+        pytest.skip("only the emulation counts")
+    p = on_device(kernel_problems.make("lstm", layers=2, batch=2, lengths=lengths), "float32")
+    gc.collect()
+    before = count()
+    tape = p.forward()[2]
+    assert count() > before
+    functional.backward(tape, p.dy)
+    gc.collect()
+    states = sum(part.nbytes for part in p.states)  # copies, of which messages need the shape
+    assert tape.spent and count() <= before + states
+
+
+def test_read_only_arrays_stay_so():
+    array = cuda.asarray(np.ones(3, np.float32))
+    flagged = {**array.__cuda_array_interface__}
+    flagged["data"] = (flagged["data"][0], True)
+    view = cuda.asarray(SimpleNamespace(__cuda_array_interface__=flagged))
+    assert view.__cuda_array_interface__["data"][1] is True
+    assert cuda.asarray(view).__cuda_array_interface__["data"][1] is True
+    again = cuda.asarray(Library(view, versions=(1,)))
+    assert again.__cuda_array_interface__["data"][1] is True
+    with pytest.raises(BufferError, match="a read-only array can't be given by DLPack before"):
+        view.__dlpack__()
+
+
+def test_addresses_between_elements():
+    array = cuda.asarray(np.ones(3, np.float32))
+    odd = {**array.__cuda_array_interface__, "shape": (2,)}
+    odd["data"] = (odd["data"][0] + 2, False)
+    with pytest.raises(ValueError, match="array: expected an address that is a multiple of 4, got"):
+        cuda.asarray(SimpleNamespace(__cuda_array_interface__=odd))
+
+
+def test_producers_that_refuse_are_named():
+    class Refuses(Plain):
+        def __dlpack__(self, **options):
+            raise BufferError("not today")
+
+    with pytest.raises(BufferError, match=r"^array: not today$"):
+        cuda.asarray(Refuses(cuda.asarray(np.ones(3, np.float32))))
+
+
+@pytest.mark.parametrize("handle", [-1, 2, 2**70])
+def test_handles_that_are_no_streams(handle):
+    with cuda.stream(handle), pytest.raises(ValueError, match="stream: expected a stream's handle"):
+        cuda.asarray(np.ones(3, np.float32))
+
+
+def test_a_consumers_stream_may_be_gone():
+    module = _device.required()
+    stream = module._new_stream()
+    array = cuda.asarray(np.ones(3, np.float32))
+    capsule = array.__dlpack__(stream=stream)
+    module._destroy_stream(stream)
+    del array, capsule  # nothing asks the stream any more
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("version", [2, 3])
 def test_the_cuda_array_interface(dtype, version):
@@ -218,8 +294,8 @@ def test_the_cuda_array_interface_has_no_bfloat16():
 
 def test_dlpack_options():
     array = cuda.asarray(np.ones(3, np.float32))
-    assert array.__dlpack_device__() == (_device.CUDA, 0)
-    array.__dlpack__(dl_device=(_device.CUDA, 0), copy=False, stream=-1)
+    assert array.__dlpack_device__() == (2, 0)
+    array.__dlpack__(dl_device=(2, 0), copy=False, stream=-1)
     with pytest.raises(BufferError, match="is given where it is, on cuda:0; numpy"):
         array.__dlpack__(dl_device=(1, 0))
     with pytest.raises((BufferError, RuntimeError)):  # NumPy's own words
