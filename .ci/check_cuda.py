@@ -70,6 +70,7 @@ RULES = (
     Rule(r"::add_parts_kernel<", 128),
     Rule(r"::pointwise_\w+<", 255),
     Rule(r"::(arrange_rows|arrange_states|previous_outputs|drop_rows|fill)<", 255),
+    Rule(r"::store_indices\(", 255),
 )
 
 # In every kernel: no loads or stores of local memory.

@@ -36,6 +36,8 @@ struct CellSpec {
   bool projects;  // may have a projection: then neither direction reads previous[0] or next[0]
   int x_gate[max_slots];
   int h_gate[max_slots];
+
+  bool operator==(const CellSpec&) const = default;
 };
 
 // A run of slots [first, first + count).

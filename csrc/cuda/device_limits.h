@@ -47,6 +47,10 @@ struct DeviceLimits {
   int l2_latency;              // clocks
   int dram_gb_per_s;
   Index l2_bytes;
+
+  bool cooperative = true;  // grids whose blocks all run at once can be launched
+
+  bool operator==(const DeviceLimits&) const = default;
 };
 
 inline constexpr int kibibyte = 1024;

@@ -39,7 +39,7 @@ class Exchange {
     const Index group = blockIdx.y + division.first_group;
     if (scope_ != Scope::grid) return;
     global_ = global.vectors + group * 2 * rows * pitch_;
-    flag_ = global.flags + group;
+    flag_ = global.flags + group * flag_pitch;
   }
 
   __device__ T* vector(Index step) const {
@@ -72,12 +72,23 @@ class Exchange {
   __device__ void publish(Index step) {
     if (scope_ == Scope::block) return;
     __syncthreads();
+    T* const own = vector(step);
     if (scope_ == Scope::cluster) {
-      for (unsigned peer = 1; peer < gridDim.x; ++peer)
-        copy_part(cluster_address(vector(step), (cluster_rank() + peer) % gridDim.x), vector(step));
+      each_of_part([&](int at) {
+        const uint4 part = *reinterpret_cast<const uint4*>(own + at);
+        // The others beginning with the next one, so that not all write to the same at once.
+        unsigned rank = cluster_rank();
+        for (unsigned peer = 1; peer < gridDim.x; ++peer) {
+          rank = rank + 1 == gridDim.x ? 0 : rank + 1;
+          *reinterpret_cast<uint4*>(cluster_address(own + at, rank)) = part;
+        }
+      });
       cluster_arrive();
     } else {
-      copy_part(global_ + step % 2 * rows * pitch_, vector(step));
+      T* const to = global_ + step % 2 * rows * pitch_;
+      each_of_part([&](int at) {
+        *reinterpret_cast<uint4*>(to + at) = *reinterpret_cast<const uint4*>(own + at);
+      });
       __syncthreads();
       // The barrier orders the copies of all threads before this addition.
       if (threadIdx.x == 0) add_release(flag_, 1);
@@ -96,7 +107,7 @@ class Exchange {
         while (static_cast<int>(load_acquire(flag_) - awaited_) < 0) spin_pause();
       }
       __syncthreads();
-      copy_others(vector(step), global_ + step % 2 * rows * pitch_);
+      copy_all(vector(step), global_ + step % 2 * rows * pitch_);
       __syncthreads();
     }
   }
@@ -104,23 +115,26 @@ class Exchange {
  private:
   static constexpr int chunk = 16 / sizeof(T);  // what a thread copies at once
 
-  // The own units of every slot. A part may end past the vector: units that don't exist.
-  __device__ void copy_part(T* to, const T* from) const {
+  // f(where in the vector) for each chunk of the own units of every slot. A part may end past the
+  // vector: units that don't exist.
+  template <class F>
+  __device__ __forceinline__ void each_of_part(F&& f) const {
     const int width = std::min(units_, size_ - first_unit_) / chunk;
     for (int i = threadIdx.x; i < width * slots_ * rows; i += blockDim.x) {
       const int row = i / (width * slots_), slot = i / width % slots_;
-      const int at = row * pitch_ + slot * size_ + first_unit_ + i % width * chunk;
-      *reinterpret_cast<uint4*>(to + at) = *reinterpret_cast<const uint4*>(from + at);
+      f(row * pitch_ + slot * size_ + first_unit_ + i % width * chunk);
     }
   }
 
-  // Past the first-level cache, which may hold the vector before last.
-  __device__ void copy_others(T* to, const T* from) const {
-    const int width = size_ * slots_ / chunk;
-    for (int i = threadIdx.x; i < width * rows; i += blockDim.x) {
-      const int at = i / width * pitch_ + i % width * chunk;
-      *reinterpret_cast<uint4*>(to + at) = __ldcg(reinterpret_cast<const uint4*>(from + at));
-    }
+  // All copies of a thread are on their way at once, past the first-level cache, which may hold the
+  // vector before last. A warp takes a row.
+  __device__ void copy_all(T* to, const T* from) const {
+    const int width = size_ * slots_ / chunk, lane = threadIdx.x % 32;
+    for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32)
+      for (int i = lane; i < width; i += 32)
+        copy_async_16(to + row * pitch_ + i * chunk, from + row * pitch_ + i * chunk);
+    copy_async_commit();
+    copy_async_wait<0>();
   }
 
   const Scope scope_;

@@ -29,6 +29,7 @@ __device__ __forceinline__ void mma_16x8x16<__half>(float (&d)[4], const unsigne
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
   // Turing's step is 8 columns of a: the same fragments, one half after the other.
+  FUSEDRNN_UNROLL
   for (int half = 0; half < 2; ++half)
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "

@@ -4,7 +4,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstddef>
+
+#include "arrange.h"
 
 #ifdef FUSEDRNN_CUDA_EMULATION
 #include "host_emulation/launch_known.h"
@@ -15,24 +18,39 @@ namespace fusedrnn::cuda {
 struct LaunchShape {
   dim3 grid;
   dim3 block;
-  int shared_bytes = 0;      // dynamic shared memory of a block
+  int shared_bytes = 0;      // dynamic shared memory of a block,
+  int shared_limit = 0;      // and the most that the device allows (opt-in), for more than 48 KiB
   unsigned cluster = 1;      // blocks (along x) that form a cluster
   bool cooperative = false;  // all blocks must run at once
 };
 
-// Starts kernel(parameters) on `stream`. Kernels take one struct by value.
+// Of a kernel of rows.h over `count` things, each of so many elements: x takes one thing after
+// another, y a share of its elements, eight for each thread where there are that many. More blocks
+// than some thousands keep no GPU busier; CUDA's limit is 65,535.
+inline LaunchShape shape_over(Index count, Index elements) {
+  constexpr Index most = 32768, share = Index{8} * rows_threads;
+  const Index things = std::min(count, most);
+  const Index shares = std::clamp<Index>((elements + share - 1) / share, 1, most / things);
+  return {.grid = {static_cast<unsigned>(things), static_cast<unsigned>(shares)},
+          .block = {rows_threads}};
+}
+
 template <class Parameters>
-cudaError_t launch(void (*kernel)(Parameters), const Parameters& parameters,
-                   const LaunchShape& shape, cudaStream_t stream) {
+const void* function_of(void (*kernel)(Parameters)) {
 #ifdef FUSEDRNN_CUDA_EMULATION
-  const void* function = emulation::known_kernel(kernel);
+  return emulation::known_kernel(kernel);
 #else
-  const void* function = reinterpret_cast<const void*>(kernel);
+  return reinterpret_cast<const void*>(kernel);
 #endif
-  // 48 KiB is what a kernel may take without asking.
+}
+
+// What a kernel must have asked for before a launch of this shape.
+inline cudaError_t ask_for(const void* function, const LaunchShape& shape) {
+  // 48 KiB is what a kernel may take without asking. It asks for all, always: the attribute is the
+  // kernel's, and another thread may launch it with another size just now.
   if (shape.shared_bytes > 48 * 1024) {
     const cudaError_t status = cudaFuncSetAttribute(
-        function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
+        function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_limit);
     if (status != cudaSuccess) return status;
   }
   if (shape.cluster > 8) {
@@ -40,7 +58,12 @@ cudaError_t launch(void (*kernel)(Parameters), const Parameters& parameters,
         cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (status != cudaSuccess) return status;
   }
-  cudaLaunchAttribute attributes[2];
+  return cudaSuccess;
+}
+
+// `attributes` has room for two, and lives as long as the result.
+inline cudaLaunchConfig_t config_of(const LaunchShape& shape, cudaStream_t stream,
+                                    cudaLaunchAttribute* attributes) {
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
@@ -55,8 +78,33 @@ cudaError_t launch(void (*kernel)(Parameters), const Parameters& parameters,
     attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
     attributes[config.numAttrs++].val.clusterDim = {shape.cluster, 1, 1};
   }
+  return config;
+}
+
+// Starts kernel(parameters) on `stream`. Kernels take one struct by value.
+template <class Parameters>
+cudaError_t launch(void (*kernel)(Parameters), const Parameters& parameters,
+                   const LaunchShape& shape, cudaStream_t stream) {
+  const void* const function = function_of(kernel);
+  if (const cudaError_t status = ask_for(function, shape); status != cudaSuccess) return status;
+  cudaLaunchAttribute attributes[2];
+  const cudaLaunchConfig_t config = config_of(shape, stream, attributes);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
   return cudaLaunchKernelExC(&config, function, arguments);
+}
+
+// How many clusters of this shape the current device runs at once; 0 also where it can't say.
+template <class Parameters>
+int clusters_at_once(void (*kernel)(Parameters), const LaunchShape& shape) {
+  const void* const function = function_of(kernel);
+  cudaLaunchAttribute attributes[2];
+  const cudaLaunchConfig_t config = config_of(shape, nullptr, attributes);
+  int count = 0;
+  cudaError_t status = ask_for(function, shape);
+  if (status == cudaSuccess) status = cudaOccupancyMaxActiveClusters(&count, function, &config);
+  if (status == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
 }
 
 }  // namespace fusedrnn::cuda

@@ -88,9 +88,10 @@ struct LayerShape {
 // What blocks of one group tell each other in a grid; per direction.
 template <class T>
 struct GridExchange {
-  T* vectors;       // [groups, 2, rows, pitch], zero before the launch
-  unsigned* flags;  // [groups], zero before the launch
+  T* vectors;       // [groups, 2, rows, pitch]
+  unsigned* flags;  // [groups, flag_pitch], zero before the launch
 };
+inline constexpr int flag_pitch = 32;  // a cache line for each
 
 template <class T>
 struct ForwardDirection {
@@ -100,11 +101,14 @@ struct ForwardDirection {
   const T* bias_ih;     // [G*H] or null: zero
   const T* bias_hh;     // [G*H] or null: zero
   const T* state_0[2];  // [B, H] before the first step, or null: zero
-  float* carry[2];      // [B, H], from one launch of a sequence to the next
-  T* y;                 // [N, output_stride]
-  T* state_n[2];        // [B, H] after the last step
-  T* gates;             // [N, S*H] activated, or null: not wanted
-  float* c;             // [N, H] state 1 after each step, or null: not wanted
+  // [B, H], from one launch of a sequence to the next. Not the same: blocks read the states of all
+  // units, and others may have stored theirs by then.
+  const float* carry_in[2];
+  float* carry_out[2];
+  T* y;           // [N, output_stride]
+  T* state_n[2];  // [B, H] after the last step
+  T* gates;       // [N, S*H] activated, or null: not wanted
+  float* c;       // [N, H] state 1 after each step, or null: not wanted
   GridExchange<T> exchange;
 };
 

@@ -52,29 +52,60 @@ class Run {
     if (bytes > 0) FUSEDRNN_CUDA(cudaMemsetAsync, data, 0, bytes, context_.stream);
   }
 
+  // All products use the same scratch, one after another.
   void multiply(const Product& product) const {
-    const Buffer scratch(context_.products.scratch_bytes(product), context_.stream);
-    context_.products.multiply(product, context_.stream,
-                               {scratch.data(), context_.products.scratch_bytes(product)});
+    const std::size_t bytes = context_.products.scratch_bytes(product);
+    if (bytes > scratch_bytes_) {
+      scratch_ = Buffer(bytes, context_.stream);
+      scratch_bytes_ = bytes;
+    }
+    context_.products.multiply(product, context_.stream, {scratch_.data(), scratch_bytes_});
   }
 
-  // A kernel whose blocks take one of `count` things after another.
+  // A kernel of rows.h, over `count` things of so many elements.
   template <class Parameters>
-  void over(Index count, void (*kernel)(Parameters), const Parameters& parameters) const {
-    if (count == 0) return;
-    // So many blocks that every multiprocessor is busy; fewer than CUDA's limit of 65,535.
-    const auto blocks = static_cast<unsigned>(std::min<Index>(count, 32768));
-    start(kernel, parameters, {.grid = {blocks}, .block = {rows_threads}});
+  void over(Index count, Index elements, void (*kernel)(Parameters),
+            const Parameters& parameters) const {
+    if (count > 0) start(kernel, parameters, shape_over(count, elements));
   }
 
   // All steps of a layer: W x of a chunk of steps, then these steps, and so on. The directions come
   // without x and carry.
-  void forward(RecurrentForward<T> p, const T* input, Index input_width,
+  void forward(const RecurrentForward<T>& p, const T* input, Index input_width,
                const T* const (&weight_ih)[2]) const {
-    const Plan plan = planned(false);
+    by_plan_or_steps(planned(false),
+                     [&](const Plan& plan) { forward(plan, p, input, input_width, weight_ih); });
+  }
+
+  void backward(const RecurrentBackward<T>& p) const {
+    by_plan_or_steps(planned(true), [&](const Plan& plan) {
+      if (plan.tier == Tier::steps)
+        backward_by_steps(p);
+      else
+        persistent(plan, recurrent(true), p, cell().recurrent_backward[choice_of(plan.row_tiles)]);
+    });
+  }
+
+ private:
+  // A device may run fewer blocks at once than its limits say, where it is divided among processes.
+  // CUDA then refuses the first launch, and nothing has run.
+  template <class F>
+  void by_plan_or_steps(const Plan& plan, const F& run) const {
+    try {
+      run(plan);
+    } catch (const Error& error) {
+      if (error.status() != cudaErrorCooperativeLaunchTooLarge &&
+          error.status() != cudaErrorInvalidClusterSize)
+        throw;
+      run(Plan{.tier = Tier::steps});
+    }
+  }
+
+  void forward(const Plan& plan, RecurrentForward<T> p, const T* input, Index input_width,
+               const T* const (&weight_ih)[2]) const {
     const Index gates = model_.spec().gates * model_.hidden;
     const Index chunk = std::min(problem_.steps, chunk_steps(gates));
-    Buffer x[2], carry[2][2];
+    Buffer x[2], carry[2][2][2];  // of a direction; of that and a state, in turns
     const bool by_steps = plan.tier == Tier::steps;
     const std::vector<StepBuffers> buffers =
         by_steps ? step_buffers(h_gates(), model_.hidden) : std::vector<StepBuffers>();
@@ -82,14 +113,18 @@ class Run {
       x[d] = take<float>(std::min(chunk * problem_.batch, problem_.rows()) * gates);
       p.directions[d].x = x[d].template as<float>();
       if (by_steps || chunk == problem_.steps) continue;
-      for (int part = 0; part < model_.spec().states; ++part) {
-        carry[d][part] = take<float>(problem_.batch * model_.hidden);
-        p.directions[d].carry[part] = carry[d][part].template as<float>();
-      }
+      for (int part = 0; part < model_.spec().states; ++part)
+        for (Buffer& turn : carry[d][part]) turn = take<float>(problem_.batch * model_.hidden);
     }
     for (p.begin = 0; p.begin < problem_.steps; p.begin = p.end) {
       p.end = std::min(p.begin + chunk, problem_.steps);
       for (int d = 0; d < model_.directions; ++d) {
+        for (int part = 0; part < model_.spec().states; ++part) {
+          Buffer(&turns)[2] = carry[d][part];
+          std::swap(turns[0], turns[1]);
+          p.directions[d].carry_in[part] = turns[0].template as<float>();
+          p.directions[d].carry_out[part] = turns[1].template as<float>();
+        }
         const bool reverse = p.directions[d].reverse;
         const Index first = problem_.row(reverse ? problem_.steps - p.end : p.begin);
         const Index last = problem_.row(reverse ? problem_.steps - p.begin : p.end);
@@ -115,15 +150,6 @@ class Run {
     }
   }
 
-  void backward(const RecurrentBackward<T>& p) const {
-    const Plan plan = planned(true);
-    if (plan.tier == Tier::steps)
-      backward_by_steps(p);
-    else
-      persistent(plan, recurrent(true), p, cell().recurrent_backward[choice_of(plan.row_tiles)]);
-  }
-
- private:
   RecurrentProblem recurrent(bool backward) const {
     return {model_.spec(),     model_.hidden,  problem_.batch,
             model_.directions, problem_.steps, static_cast<int>(sizeof(T)),
@@ -132,11 +158,10 @@ class Run {
   Index h_gates() const { return h_run(model_.spec()).count * model_.hidden; }
 
   // A launch begins with loading R, which takes as long as some tens of steps (an estimate, not a
-  // measurement); a chunk has hundreds unless its W x takes more than 128 MiB.
+  // measurement); a chunk has hundreds unless its W x takes more than x_bytes.
   Index chunk_steps(Index gates) const {
-    constexpr Index limit = Index{128} << 20;
     const Index step = problem_.batch * gates * Index{sizeof(float)};
-    return std::max<Index>(1, limit / std::max<Index>(1, step));
+    return std::max<Index>(1, context_.x_bytes / std::max<Index>(1, step));
   }
 
   Plan planned(bool backward) const { return context_.plan(context_.limits, recurrent(backward)); }
@@ -157,20 +182,17 @@ class Run {
     Buffer vectors, flags;
     const bool grid = plan.tier == Tier::grid;
     const auto vector_bytes = static_cast<std::size_t>(plan.groups * 2 * rows * pitch) * sizeof(T);
-    const auto flag_bytes = static_cast<std::size_t>(plan.groups) * sizeof(unsigned);
+    const auto flag_bytes = static_cast<std::size_t>(plan.groups) * flag_pitch * sizeof(unsigned);
     if (grid) {
       vectors = Buffer(vector_bytes * plan.directions, context_.stream);
       flags = Buffer(flag_bytes * plan.directions, context_.stream);
     }
     for (int first = 0; first < model_.directions; first += plan.directions) {
-      if (grid) {
-        zero(vectors.data(), vector_bytes * plan.directions);
-        zero(flags.data(), flag_bytes * plan.directions);
-      }
+      if (grid) zero(flags.data(), flag_bytes * plan.directions);
       for (int d = 0; d < plan.directions; ++d) {
         p.directions[d] = both.directions[first + d];
         p.directions[d].exchange = {vectors.as<T>() + d * (vector_bytes / sizeof(T)),
-                                    flags.as<unsigned>() + d * plan.groups};
+                                    flags.as<unsigned>() + d * plan.groups * flag_pitch};
       }
       for (Index group = 0; group < plan.groups; group += plan.groups_per_launch) {
         p.division = division(problem, plan, group);
@@ -180,6 +202,7 @@ class Run {
                         static_cast<unsigned>(plan.directions)},
                .block = {static_cast<unsigned>(plan.threads)},
                .shared_bytes = plan.shared_bytes,
+               .shared_limit = context_.limits.shared_per_block,
                .cluster = plan.tier == Tier::cluster ? static_cast<unsigned>(plan.blocks) : 1,
                .cooperative = grid});
       }
@@ -277,6 +300,8 @@ class Run {
   const Context& context_;
   const Model& model_;
   const Problem& problem_;
+  mutable Buffer scratch_;
+  mutable std::size_t scratch_bytes_ = 0;
 };
 
 }  // namespace fusedrnn::cuda

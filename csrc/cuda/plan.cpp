@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <limits>
+#include <mutex>
 
 #include "plan_cost.h"
 
@@ -54,6 +56,7 @@ std::string wrong_block(const DeviceLimits& limits, const Plan& plan) {
 
 std::string wrong_team(const DeviceLimits& limits, const Plan& plan) {
   if (plan.tier == Tier::cluster && plan.blocks > limits.cluster) return "too large a cluster";
+  if (plan.tier == Tier::grid && !limits.cooperative) return "no cooperative launches";
   if (teams_at_once(limits, plan, resident_blocks(limits, plan)) < 1)
     return "the blocks of a team can't all run at once";
   if (plan.groups_per_launch > most_groups) return "too many groups in a launch";
@@ -193,6 +196,27 @@ Plan plan_recurrence(const DeviceLimits& limits, const RecurrentProblem& problem
     if (better(plan, best)) best = plan;
   }
   return best;
+}
+
+Plan remembered_plan(const DeviceLimits& limits, const RecurrentProblem& problem) {
+  struct Known {
+    DeviceLimits limits;
+    RecurrentProblem problem;
+    Plan plan;
+  };
+  static std::mutex& mutex = *new std::mutex();  // threads may call at exit
+  static std::deque<Known>& all = *new std::deque<Known>();
+  constexpr std::size_t most = 64;
+  {
+    const std::lock_guard lock(mutex);
+    for (const Known& known : all)
+      if (known.problem == problem && known.limits == limits) return known.plan;
+  }
+  const Plan plan = plan_recurrence(limits, problem);
+  const std::lock_guard lock(mutex);
+  all.push_front({limits, problem, plan});
+  if (all.size() > most) all.pop_back();
+  return plan;
 }
 
 std::string describe(const Plan& plan) {

@@ -53,6 +53,8 @@ struct RecurrentProblem {
   Index steps;         // T
   int type_bytes;      // of an element of R and of the vector: 4, or 2
   bool backward;
+
+  bool operator==(const RecurrentProblem&) const = default;
 };
 
 struct Plan {
@@ -138,6 +140,8 @@ std::string fits(const DeviceLimits& limits, const RecurrentProblem& problem, co
 std::vector<Plan> candidates(const DeviceLimits& limits, const RecurrentProblem& problem);
 
 Plan plan_recurrence(const DeviceLimits& limits, const RecurrentProblem& problem);
+// The same, which takes some 50 us, remembered for the problems of late. Thread-safe.
+Plan remembered_plan(const DeviceLimits& limits, const RecurrentProblem& problem);
 
 // One line of text.
 std::string describe(const Plan& plan);

@@ -55,20 +55,21 @@ class BackwardBlock {
   using Warp = Worker<T, tiles, row_tiles>;
   using Step = CellStep<Cell, T>;
   using Inputs = typename Step::Inputs;
-  // Whether a step's inputs are loaded a step ahead: with more rows there are no registers to keep
-  // them in, and more rows hide the time that the loads take.
-  static constexpr bool ahead = row_tiles == 1;
+  // Whether a step's inputs are loaded a step ahead: with more rows, or in float32, there are no
+  // registers to keep them in; more rows hide the time that the loads take.
+  static constexpr bool ahead = row_tiles == 1 && sizeof(T) == 2;
 
   __device__ void load_transposed_weights() const {
     const int hidden = p_.shape.hidden, size = p_.division.vector_size;
     const int block_unit = blockIdx.x * p_.division.units;
-    load_weights(weights_, p_.division.units / tile_units, size * h_count, true,
-                 [&](int c, int u, int column) {
-                   const int gate = column / size, from = column % size;
-                   const int unit = block_unit + c * tile_units + u;
-                   if (unit >= hidden || from >= hidden) return from_float<T>(0.0f);
-                   return d_.weight_hh[(static_cast<Index>(gate) * hidden + from) * hidden + unit];
-                 });
+    load_weights<Along::units>(
+        weights_, p_.division.units / tile_units, size * h_count, [&](int c, int u, int column) {
+          const int gate = column / size, from = column % size;
+          const int unit = block_unit + c * tile_units + u;
+          const int count = unit < hidden ? hidden - from : 0;
+          return quad(d_.weight_hh + (static_cast<Index>(gate) * hidden + from) * hidden + unit,
+                      hidden, count);
+        });
   }
 
   // f(index into the states, tile, n, e) for each place of an owner that exists.

@@ -59,20 +59,22 @@ class ForwardBlock {
 
   __device__ void load_recurrent_weights() const {
     const int hidden = p_.shape.hidden, block_unit = blockIdx.x * p_.division.units;
-    load_weights(
-        weights_, p_.division.units / tile_units * h_count, p_.division.vector_size, false,
+    const bool whole = rows_of_whole_quads(d_.weight_hh, hidden);
+    load_weights<Along::k>(
+        weights_, p_.division.units / tile_units * h_count, p_.division.vector_size,
         [&](int c, int u, int column) {
           const int gate = c % h_count;
           const int unit = block_unit + c / h_count * tile_units + u;
-          if (unit >= hidden || column >= hidden) return from_float<T>(0.0f);
-          return d_.weight_hh[(static_cast<Index>(gate) * hidden + unit) * hidden + column];
+          const T* const row = d_.weight_hh + (static_cast<Index>(gate) * hidden + unit) * hidden;
+          const int count = unit < hidden ? hidden - column : 0;
+          return whole ? whole_quad(row + column, count > 0) : quad(row + column, 1, count);
         });
   }
 
   __device__ float state_before(int part, int row, int unit) const {
     const Index at = static_cast<Index>(row) * p_.shape.hidden + unit;
     if (row >= p_.shape.batch || unit >= p_.shape.hidden) return 0.0f;
-    return p_.begin > 0 ? d_.carry[part][at] : element_or_zero(d_.state_0[part], at);
+    return p_.begin > 0 ? d_.carry_in[part][at] : element_or_zero(d_.state_0[part], at);
   }
 
   __device__ void load_first_vector() const {
@@ -183,7 +185,7 @@ class ForwardBlock {
       for (int part = 0; part < states; ++part) {
         const float value = state_[part][tile][n][e];
         if (p_.end < p_.shape.steps)
-          d_.carry[part][at] = value;
+          d_.carry_out[part][at] = value;
         else
           d_.state_n[part][at] = from_float<T>(value);
       }

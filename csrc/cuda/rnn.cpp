@@ -168,7 +168,7 @@ class Network {
  private:
   void fill(void* data, Index count, float value) const {
     if (data != nullptr)
-      run_.over(divided_up(count, rows_threads), run_.kernels().fill,
+      run_.over(divided_up(count, rows_threads), 1, run_.kernels().fill,
                 Fill<T>{static_cast<T*>(data), count, value});
   }
 
@@ -181,7 +181,7 @@ class Network {
 
   void drop(const T* in, T* out, int layer) const {
     if (problem_.dropout == 0) return;
-    run_.over(problem_.steps, run_.kernels().drop_rows,
+    run_.over(problem_.steps, problem_.batch * model_.width(), run_.kernels().drop_rows,
               DropRows<T>{run_.shape(), problem_.device_order, model_.width(), in, out,
                           DropoutMask(problem_.dropout, problem_.key, layer)});
   }
@@ -219,7 +219,7 @@ class Network {
     if (to.weight_hh == nullptr && to.bias_hh == nullptr) return;
 
     const Buffer previous = run_.take(rows * hidden);
-    run_.over(problem_.steps, run_.kernels().previous_outputs,
+    run_.over(problem_.steps, problem_.batch * hidden, run_.kernels().previous_outputs,
               PreviousOutputs<T>{shape, d.reverse, d.y, d.state_0[0], previous.template as<T>()});
     // The slots of R h stand in d_a in runs of consecutive gates: one run, or two (GRU).
     const SlotRun slots = h_run(spec);
@@ -260,6 +260,18 @@ Index reserve_bytes(const Model& model, const Problem& problem) {
   return with_kernels(model.type, [&]<class T>(const Kernels<T>&) {
     return Reserve<T>(model, problem, nullptr).bytes;
   });
+}
+
+int largest_cluster(const DeviceLimits& limits) {
+  for (int size = limits.cluster; size > 1; size /= 2) {
+    const LaunchShape shape{.grid = {static_cast<unsigned>(size)},
+                            .block = {static_cast<unsigned>(most_threads(1))},
+                            .shared_bytes = limits.shared_per_block,
+                            .shared_limit = limits.shared_per_block,
+                            .cluster = static_cast<unsigned>(size)};
+    if (clusters_at_once(kernels_float32.cells[0].recurrent_forward[0], shape) > 0) return size;
+  }
+  return 0;
 }
 
 ReserveSize reserve_size(const Model& model, bool dropout) {

@@ -81,8 +81,13 @@ struct Context {
   DeviceLimits limits;
   Products& products;
   cudaStream_t stream;
-  std::function<Plan(const DeviceLimits&, const RecurrentProblem&)> plan = plan_recurrence;
+  std::function<Plan(const DeviceLimits&, const RecurrentProblem&)> plan = remembered_plan;
+  Index x_bytes = Index{128} << 20;  // W x of so many steps at once; of one at least
 };
+
+// The largest cluster that the current device runs of kernels with all its shared memory; 0: none.
+// What is known of an architecture may not hold of a card, or of a part of one.
+int largest_cluster(const DeviceLimits& limits);
 
 // Whether there are any for a compute capability.
 bool has_kernels(int major, int minor);

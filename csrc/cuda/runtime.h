@@ -47,13 +47,17 @@ inline int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+// Memory of the current device, from a pool of ours, in the order of a stream. Throws
+// std::bad_alloc.
+void* allocate(std::size_t bytes, cudaStream_t stream);
+
 // Device memory in the order of a stream: what the stream did before is done when it is used, and
 // it is given back when the stream's work so far is done.
 class Buffer {
  public:
   Buffer() = default;
   Buffer(std::size_t bytes, cudaStream_t stream) : stream_(stream) {
-    if (bytes > 0) FUSEDRNN_CUDA(cudaMallocAsync, &data_, bytes, stream);
+    if (bytes > 0) data_ = allocate(bytes, stream);
   }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), stream_(other.stream_) {}

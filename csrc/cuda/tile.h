@@ -16,9 +16,10 @@
 // Weights: [k block][fragment], a fragment being the 16 units by k_block columns that the warp
 // reads in one or two 16-byte loads of consecutive addresses (float32: of 8 addresses, each read by
 // the 4 lanes of its unit).
-//   half types  k_block 16: lane (g, j) has columns 4j..4j+3 of unit g, then of unit g + 8. The
-//               tensor cores' columns 2j, 2j+1, 2j+8, 2j+9 are then 4j..4j+3, for both operands,
-//               which changes the order of the sum and nothing else.
+//   half types  k_block 16: lane (g, j) has columns 4j, 4j+1 of units g and g + 8, then columns
+//               4j+2, 4j+3 of both: the order of the tensor cores' registers. Their columns 2j,
+//               2j+1, 2j+8, 2j+9 are so 4j..4j+3, for both operands, which changes the order of the
+//               sum and nothing else.
 //   float32     k_block 4: [unit][column]
 // Vector: [row][pitch]. Its rows lie so far apart that the rows that a load takes at once fall into
 // different banks: 32 bytes times an odd number (half types, 8 bytes a lane), 16 bytes times an odd
@@ -38,10 +39,13 @@ struct Tile {
   static constexpr int k_block = 16;
   static constexpr int fragment = tile_units * k_block;  // elements
 
-  // Where weight[unit, k] of a unit tile lies.
-  static FUSEDRNN_INLINE int weight_index(int unit, int k) {
+  // Puts weight[unit, k..k+3] of a unit tile in its place; k is a multiple of 4.
+  using Quad = uint2;
+  static __device__ __forceinline__ void store(T* weights, int unit, int k, Quad quad) {
     const int lane = unit % 8 * 4 + k % 16 / 4;
-    return k / 16 * fragment + lane * 8 + unit / 8 * 4 + k % 4;
+    unsigned* const to = reinterpret_cast<unsigned*>(weights + k / 16 * fragment + lane * 8);
+    to[unit / 8] = quad.x;
+    to[2 + unit / 8] = quad.y;
   }
 
   // sums[n][e] += for row tiles n, for one k block. `weights` is its fragment; the vector's column
@@ -61,7 +65,7 @@ struct Tile {
     FUSEDRNN_UNROLL
     for (int s = 0; s < slots; ++s) {
       const uint4 f = *reinterpret_cast<const uint4*>(weights + s * slot_stride + lane * 8);
-      const unsigned a[4] = {f.x, f.z, f.y, f.w};
+      const unsigned a[4] = {f.x, f.y, f.z, f.w};
       FUSEDRNN_UNROLL
       for (int n = 0; n < row_tiles; ++n) mma_16x8x16<T>(sums[s][n], a, b[n]);
     }
@@ -73,8 +77,9 @@ struct Tile<float> {
   static constexpr int k_block = 4;
   static constexpr int fragment = tile_units * k_block;
 
-  static FUSEDRNN_INLINE int weight_index(int unit, int k) {
-    return k / 4 * fragment + unit * 4 + k % 4;
+  using Quad = uint4;
+  static __device__ __forceinline__ void store(float* weights, int unit, int k, Quad quad) {
+    *reinterpret_cast<uint4*>(weights + k / 4 * fragment + unit * 4) = quad;
   }
 
   template <int slots, int row_tiles>

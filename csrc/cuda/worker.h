@@ -5,6 +5,9 @@
 // sum's k; the warps of part 0, the owners, add up the parts and keep the states.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "exchange.h"
 #include "tile.h"
 
@@ -20,7 +23,10 @@ constexpr bool h_gates_in_order(const CellSpec& spec) {
 // One thread's place in the block, and the loops over its sums.
 template <class T, int tiles, int row_tiles>
 struct Worker {
-  static constexpr int rows = tile_rows * row_tiles;  // of a block
+  static constexpr int rows = tile_rows * row_tiles;       // of a block
+  // Blocks of k whose loads are on their way at once. More rows, and the many instructions of
+  // float32, hide the loads, and leave no registers for it.
+  static constexpr int unrolled = row_tiles == 1 && sizeof(T) == 2 ? 4 : 1;
 
   int lane, warps, warp, part;  // `warps` share the units; `part` of the sum
   int first_unit, first_row;    // of the warp's first tile, of the block's rows
@@ -58,9 +64,20 @@ struct Worker {
                            int pitch, int k, int split_k) const {
     const int blocks = k / Tile<T>::k_block, stride = k * tile_units;
     const T* own = weights + static_cast<Index>(warp) * n_sums * stride;
-    for (int b = blocks * part / split_k; b < blocks * (part + 1) / split_k; ++b)
+    const auto block = [&](int b) {
       Tile<T>::multiply(sums, own + b * Tile<T>::fragment, stride, vector + b * Tile<T>::k_block,
                         pitch, lane);
+    };
+    int b = blocks * part / split_k;
+    const int end = blocks * (part + 1) / split_k;
+    // Without an exit between them, the loads of all four are on their way before the first is
+    // needed.
+    if constexpr (unrolled > 1)
+      for (; b + unrolled <= end; b += unrolled) {
+        FUSEDRNN_UNROLL
+        for (int i = 0; i < unrolled; ++i) block(b + i);
+      }
+    for (; b < end; ++b) block(b);
   }
 
   // Gives the owners the sum over all parts, in the order of the parts. A barrier of the block.
@@ -106,16 +123,59 @@ struct Steps {
   }
 };
 
-// weights[c][unit, k] of the warp tiles of a block, `count` of them, with weight(c, unit, k). By
-// rows of k, or, with by_unit, of units: what lies together in memory is read together.
-template <class T, class F>
-__device__ void load_weights(T* weights, int count, int k, bool by_unit, F&& weight) {
-  const int total = count * tile_units * k;
-  for (int i = threadIdx.x; i < total; i += blockDim.x) {
-    const int c = i / (tile_units * k), rest = i % (tile_units * k);
-    const int unit = by_unit ? rest % tile_units : rest / k;
-    const int column = by_unit ? rest / tile_units : rest % k;
-    weights[c * tile_units * k + Tile<T>::weight_index(unit, column)] = weight(c, unit, column);
+// Four weights that the product takes for consecutive k, `stride` apart in memory; 0 past the first
+// `count`.
+template <class T>
+__device__ __forceinline__ typename Tile<T>::Quad quad(const T* from, Index stride, int count) {
+  T elements[4];
+  FUSEDRNN_UNROLL
+  for (int e = 0; e < 4; ++e) elements[e] = e < count ? from[e * stride] : from_float<T>(0.0f);
+  typename Tile<T>::Quad together;
+  static_assert(sizeof together == sizeof elements);
+  std::memcpy(&together, elements, sizeof elements);
+  return together;
+}
+// Four that lie together, in one load, or zeros.
+template <class T>
+__device__ __forceinline__ typename Tile<T>::Quad whole_quad(const T* from, bool valid) {
+  return valid ? *reinterpret_cast<const typename Tile<T>::Quad*>(from) : typename Tile<T>::Quad{};
+}
+template <class T>
+__device__ __forceinline__ bool rows_of_whole_quads(const T* matrix, int width) {
+  return width % 4 == 0 && reinterpret_cast<std::uintptr_t>(matrix) % (4 * sizeof(T)) == 0;
+}
+
+// What lies together in memory, and is so read together by a warp.
+enum class Along { k, units };
+
+// weights[c][unit, k] of the warp tiles of a block, `count` of them; quad_at(c, unit, k) is that of
+// k..k+3. A thread has several loads on their way at once: the latency of one is some hundred
+// clocks, and a block is small.
+template <Along along, class T, class F>
+__device__ void load_weights(T* weights, int count, int k, F&& quad_at) {
+  constexpr int at_once = (along == Along::k ? 16 : 8) / sizeof(T);
+  const int quads = tile_units * (k / 4), threads = static_cast<int>(blockDim.x);
+  const auto unit_of = [](int i) {
+    return along == Along::k ? i / 4 % tile_units : i % tile_units;
+  };
+  const auto k_of = [](int i) {
+    return 4 * (along == Along::k ? i / (4 * tile_units) * 4 + i % 4 : i / tile_units);
+  };
+  for (int c = 0; c < count; ++c) {
+    T* const tile = weights + static_cast<Index>(c) * tile_units * k;
+    for (int first = threadIdx.x; first < quads; first += at_once * threads) {
+      typename Tile<T>::Quad loaded[at_once];
+      FUSEDRNN_UNROLL
+      for (int j = 0; j < at_once; ++j) {
+        const int i = first + j * threads;
+        if (i < quads) loaded[j] = quad_at(c, unit_of(i), k_of(i));
+      }
+      FUSEDRNN_UNROLL
+      for (int j = 0; j < at_once; ++j) {
+        const int i = first + j * threads;
+        if (i < quads) Tile<T>::store(tile, unit_of(i), k_of(i), loaded[j]);
+      }
+    }
   }
 }
 

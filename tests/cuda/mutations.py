@@ -56,7 +56,7 @@ MUTATIONS = [
         "exchange.h",
         "__syncthreads();",
         "",
-        after="copy_part(global_ ",
+        after="T* const to = global_",
     ),
     Mutation(
         "the next vector is written while others read the old one",
@@ -70,7 +70,7 @@ MUTATIONS = [
         "exchange.h",
         "__syncthreads();",
         "",
-        after="copy_others(vector(step)",
+        after="copy_all(vector(step)",
     ),
     Mutation(
         "one block too few is awaited",
@@ -107,7 +107,7 @@ MUTATIONS = [
         after="void gather(",
     ),
     Mutation(
-        "fragments in the wrong order", "tile.h", "{f.x, f.z, f.y, f.w}", "{f.x, f.y, f.z, f.w}"
+        "fragments in the wrong order", "tile.h", "{f.x, f.y, f.z, f.w}", "{f.x, f.z, f.y, f.w}"
     ),
     Mutation(
         "a sum's row is its neighbour's",
@@ -144,6 +144,19 @@ MUTATIONS = [
         "cell_step.h",
         "shape.row(time_before)",
         "shape.row(time)",
+    ),
+    Mutation(
+        "copies are read before they are there",
+        "exchange.h",
+        "copy_async_wait<0>();",
+        "",
+        after="void copy_all(",
+    ),
+    Mutation(
+        "a launch stores its states where other blocks still read those before",
+        "layer_run.h",
+        "carry_out[part] = turns[1]",
+        "carry_out[part] = turns[0]",
     ),
     Mutation(
         "R h of another gate",

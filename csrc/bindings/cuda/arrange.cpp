@@ -9,14 +9,11 @@
 namespace fusedrnn::cuda {
 namespace {
 
-// A kernel whose blocks take one of `count` things after another; CUDA's limit is 65,535 blocks.
 template <class Parameters>
-void start(void (*kernel)(Parameters), const Parameters& parameters, Index count,
+void start(void (*kernel)(Parameters), const Parameters& parameters, Index count, Index elements,
            cudaStream_t stream) {
-  if (count == 0) return;
-  const auto blocks = static_cast<unsigned>(std::min<Index>(count, 32768));
-  check(launch(kernel, parameters, {.grid = {blocks}, .block = {rows_threads}}, stream),
-        "cudaLaunchKernelExC");
+  if (count > 0)
+    check(launch(kernel, parameters, shape_over(count, elements), stream), "cudaLaunchKernelExC");
 }
 
 // The kernels read one of the two arrays, and write the other.
@@ -31,7 +28,7 @@ void move(const Rows& rows, const void* padded, const void* packed, bool pack,
     start(kernels.arrange_rows,
           ArrangeRows<T>{rows.shape, rows.order, rows.steps, rows.width, rows.batch_first,
                          typed<T>(padded), typed<T>(packed), pack},
-          rows.steps, stream);
+          rows.steps, rows.shape.batch * rows.width, stream);
   });
 }
 
@@ -40,7 +37,7 @@ void move(const StateRows& rows, const void* from, void* to, bool sort, cudaStre
     start(kernels.arrange_states,
           ArrangeStates<T>{rows.order, rows.count, rows.batch, rows.width, typed<T>(from),
                            typed<T>(to), sort},
-          rows.count * rows.batch, stream);
+          rows.count * rows.batch, rows.width, stream);
   });
 }
 
@@ -52,7 +49,7 @@ void store(const std::vector<Index>& indices, Index* to, cudaStream_t stream) {
     p.to = to + (next - indices.begin());
     p.count = static_cast<int>(std::min(std::ssize(p.values), indices.end() - next));
     std::copy_n(next, p.count, p.values);
-    start(kernels_float32.store_indices, p, 1, stream);
+    start(kernels_float32.store_indices, p, 1, 1, stream);
     next += p.count;
   }
 }

@@ -39,7 +39,11 @@ DeviceLimits read_limits(int device, const char* name) {
   limits.threads_per_multiprocessor = p.maxThreadsPerMultiProcessor;
   limits.threads_per_block = p.maxThreadsPerBlock;
   limits.blocks_per_multiprocessor = p.maxBlocksPerMultiProcessor;
-  if (attribute(cudaDevAttrClusterLaunch, device) == 0) limits.cluster = limits.gpcs = 0;
+  limits.cooperative = attribute(cudaDevAttrCooperativeLaunch, device) != 0;
+  if (attribute(cudaDevAttrClusterLaunch, device) == 0) limits.cluster = 0;
+  const DeviceScope scope(device);
+  limits.cluster = largest_cluster(limits);
+  if (limits.cluster == 0) limits.gpcs = 0;
   if (const int khz = attribute(cudaDevAttrClockRate, device); khz > 0)
     limits.clock_mhz = khz / 1000;
   limits.l2_bytes = p.l2CacheSize;
@@ -164,12 +168,18 @@ void use_products(const std::string& name, const std::vector<std::string>& direc
   all.ready.clear();
 }
 
-Products& ready_products(int device) {
+Products& ready_products(int device, cudaStream_t stream) {
   Chosen& all = chosen();
   const std::lock_guard lock(all.mutex);
   ChosenProducts& products = chosen_products();
   if (all.ready.contains(device)) return *products.products;
   const DeviceScope scope(device);
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  FUSEDRNN_CUDA(cudaStreamIsCapturing, stream, &capture);
+  if (capture != cudaStreamCaptureStatusNone)
+    throw std::runtime_error(
+        "the first call on a GPU makes what the later ones need, so it can't be captured in a "
+        "graph: call once before");
   try {
     products.products->prepare();
   } catch (const std::runtime_error& error) {

@@ -22,8 +22,8 @@ const DeviceLimits& device_limits(int device);
 // Takes effect when products are needed, and throws then. See products.h.
 void use_products(const std::string& name, const std::vector<std::string>& directories);
 
-// Those in use, ready for this device.
-Products& ready_products(int device);
+// Those in use, ready for this device. Not first in a capture of the stream: it throws then.
+Products& ready_products(int device, cudaStream_t stream);
 
 // Why calls can't run on a GPU, if they can't. Like info(), it never throws for the lack of one.
 std::optional<std::string> why_not();

@@ -26,7 +26,8 @@ void name_allocations(const Call& call, const F& f) {
 
 Context context_of(const Call& call) {
   const int device = call.target.device;
-  return {device_limits(device), ready_products(device), call.stream.handle};
+  const cudaStream_t stream = call.stream.handle;
+  return {device_limits(device), ready_products(device, stream), stream};
 }
 
 // y and the last state of a call: fresh arrays, or those of `out`, (y, state).
@@ -81,6 +82,8 @@ void* reserved(const Array& reserve, const Model& model, const Problem& problem)
   if (static_cast<Index>(reserve.bytes()) < wanted)
     throw py::value_error("reserve: expected at least " + std::to_string(wanted) + " bytes, got " +
                           std::to_string(reserve.bytes()));
+  if (reinterpret_cast<std::uintptr_t>(reserve.data) % 16 != 0)
+    throw py::value_error("reserve: expected an address that is a multiple of 16");
   return writable(reserve, "reserve").data;
 }
 

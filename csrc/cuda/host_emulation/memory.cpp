@@ -12,6 +12,7 @@ namespace fusedrnn::cuda::emulation {
 namespace {
 
 constexpr int kFill = 0xFF;
+constexpr std::size_t kGrain = 1 << 16;  // of what is opened: whole pages anywhere
 
 constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
@@ -66,7 +67,24 @@ bool GlobalMemory::free(const void* address) {
   poison(begin, found->second);
   used_ -= round_up(found->second, kAlignment) + kGap;
   allocations_.erase(found);
+  lower_top();
   return true;
+}
+
+// What lies above the last allocation goes back to the system: opening takes time for every page.
+void GlobalMemory::lower_top() {
+  std::byte* top = base_;
+  if (!allocations_.empty()) {
+    const auto& [begin, bytes] = *allocations_.rbegin();
+    top = base_ + (begin - base_) + round_up(bytes, kAlignment) + kGap;
+  }
+  const std::size_t kept = round_up(static_cast<std::size_t>(top - base_), kGrain);
+  const std::size_t before = round_up(static_cast<std::size_t>(top_ - base_), kGrain);
+  top_ = top;
+  if (kept == before) return;
+  unpoison(base_ + kept, before - kept);
+  if (mprotect(base_ + kept, before - kept, PROT_NONE) != 0) throw std::bad_alloc();
+  madvise(base_ + kept, before - kept, MADV_DONTNEED);
 }
 
 std::pair<const std::byte*, std::size_t> GlobalMemory::allocation(const void* address) const {
@@ -101,7 +119,7 @@ std::string GlobalMemory::damage() const {
 }
 
 void GlobalMemory::protect(int protection) {
-  const auto bytes = round_up(static_cast<std::size_t>(top_ - base_), 1 << 16);
+  const auto bytes = round_up(static_cast<std::size_t>(top_ - base_), kGrain);
   if (bytes > 0 && mprotect(base_, bytes, protection) != 0) throw std::bad_alloc();
 }
 

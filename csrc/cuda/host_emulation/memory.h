@@ -55,9 +55,10 @@ class GlobalMemory {
 
  private:
   void protect(int protection);
+  void lower_top();
 
   std::byte* base_;
-  std::byte* top_;                                       // nothing above was ever allocated
+  std::byte* top_;                                       // nothing above is allocated
   std::map<const std::byte*, std::size_t> allocations_;  // begin -> bytes
   std::size_t used_ = 0;
   int open_ = 0;

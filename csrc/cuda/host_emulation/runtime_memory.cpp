@@ -65,6 +65,29 @@ cudaError_t cudaMallocAsync(void** address, std::size_t bytes, cudaStream_t stre
   });
 }
 
+// All pools have the same memory.
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  return call([&] {
+    if (properties->allocType != cudaMemAllocationTypePinned ||
+        properties->location.type != cudaMemLocationTypeDevice || properties->location.id != 0)
+      return cudaErrorInvalidValue;
+    static char place;
+    *pool = reinterpret_cast<cudaMemPool_t>(&place);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  return call(
+      [&] { return pool == nullptr || value == nullptr ? cudaErrorInvalidValue : cudaSuccess; });
+}
+
+cudaError_t cudaMallocFromPoolAsync(void** address, std::size_t bytes, cudaMemPool_t pool,
+                                    cudaStream_t stream) {
+  if (pool == nullptr) return call([] { return cudaErrorInvalidValue; });
+  return cudaMallocAsync(address, bytes, stream);
+}
+
 cudaError_t cudaFreeAsync(void* address, cudaStream_t handle) {
   return call_to_free(address, [&] {
     CUstream_st* stream = find_stream(handle);

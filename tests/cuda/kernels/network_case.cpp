@@ -279,6 +279,7 @@ Results on_gpu(const NetworkCase& c, const DeviceLimits& limits, int plan) {
 
   own_products().prepare();
   Context context{limits, own_products(), nullptr};
+  context.x_bytes = c.x_bytes;
   if (plan >= 0)
     context.plan = [plan](const DeviceLimits& l, const RecurrentProblem& p) {
       const std::vector<Plan> all = candidates(l, p);

@@ -22,6 +22,7 @@ struct NetworkCase {
   bool biases = true;
   double dropout = 0;
   unsigned seed = 1;
+  Index x_bytes = Index{128} << 20;  // as in Context
 
   std::string text() const;
 };

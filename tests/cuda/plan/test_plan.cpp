@@ -97,7 +97,9 @@ int resident(const DeviceLimits& d, const Plan& plan) {
   int shared = d.shared_per_multiprocessor, threads = d.threads_per_multiprocessor;
   int registers = d.registers_per_multiprocessor, blocks = 0;
   const int own_shared = (plan.shared_bytes + grain - 1) / grain * grain + d.shared_reserved;
-  const int own_registers = plan.threads * (plan.row_tiles == 4 ? 256 : plan.row_tiles == 2 ? 168 : 128);
+  const int own_registers = plan.threads * (plan.row_tiles == 4   ? 256
+                                            : plan.row_tiles == 2 ? 168
+                                                                  : 128);
   while (blocks < d.blocks_per_multiprocessor && shared >= own_shared && threads >= plan.threads &&
          registers >= own_registers) {
     ++blocks, shared -= own_shared, threads -= plan.threads, registers -= own_registers;
@@ -146,7 +148,8 @@ std::string wrong(const DeviceLimits& d, const RecurrentProblem& p, const Plan& 
   const Index rows = 8 * plan.row_tiles, units = plan.units;
   if (units % warp_units != 0 || plan.threads != units / warp_units * plan.split_k * 32)
     return "warps";
-  if (plan.threads > (plan.row_tiles == 4 ? 256 : plan.row_tiles == 2 ? 384 : 512)) return "threads";
+  if (plan.threads > (plan.row_tiles == 4 ? 256 : plan.row_tiles == 2 ? 384 : 512))
+    return "threads";
   if (plan.blocks * units < p.hidden || (plan.blocks - 1) * units >= p.hidden) return "blocks";
   if (plan.groups * rows < p.rows || (plan.groups - 1) * rows >= p.rows) return "groups";
   if (plan.shared_bytes != bytes_of_block(p, plan)) return "bytes";
