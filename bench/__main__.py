@@ -7,14 +7,14 @@ import dataclasses
 import datetime
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fusedrnn
 
 from . import baselines, cases, compare, limits, machine, report, results, worker
-from .measure import FULL, QUICK
+from .measure import FULL, QUICK, Effort
 from .progress import Progress
 from .results import Result, Run
 
@@ -119,20 +119,43 @@ def run(options: argparse.Namespace, command: str) -> Run:
     }
     total = len(planned) * len(options.threads) + len(memory_cases)
     progress = Progress(total)
-    roofs, found = {}, []
+    roofs: dict[int, dict[str, Any]] = {}
+    found: list[Result] = []
     for threads in options.threads:
         roofs[threads] = limits.roofs(options.dtype, threads)
-        for result in worker.run_cases(planned, threads, QUICK if options.quick else FULL):
-            found.append(result)
-            progress.step(line(result))
-            for name, mistake in result.wrong.items():
-                progress.note(f"WRONG: {result.case}: {name}: {mistake}")
+        collect(planned, threads, QUICK if options.quick else FULL, progress, found)
     found = [with_memory(r, memory_cases, options.threads[0], progress) for r in found]
     progress.close()
+    return run_of(command, machine.describe(), peers, roofs, found)
+
+
+def collect(
+    planned: Mapping[cases.Case, Sequence[str]],
+    threads: int,
+    effort: Effort,
+    progress: Progress,
+    found: list[Result],
+) -> None:
+    """Measure these cases in a process of their own, say how far that is, and add the results."""
+    for result in worker.run_cases(planned, threads, effort):
+        found.append(result)
+        progress.step(line(result))
+        for name, mistake in result.wrong.items():
+            progress.note(f"WRONG: {result.case}: {name}: {mistake}")
+
+
+def run_of(
+    command: str,
+    where: dict[str, Any],
+    peers: Sequence[str],
+    roofs: dict[int, dict[str, Any]],
+    found: list[Result],
+) -> Run:
+    """Return what was found as the run that it is now."""
     return Run(
         datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         command,
-        machine.describe(),
+        where,
         machine.versions(peers),
         fusedrnn.info(),
         roofs,
@@ -165,11 +188,17 @@ def with_memory(
 
 def line(result: Result) -> str:
     """Return a result in one line."""
-    text = f"{result.case}, {report.count(result.threads, 'thread')}"
+    text = str(result.case)
+    if result.case.device == "cpu":
+        text += f", {report.count(result.threads, 'thread')}"
     if result.ours:
-        text += f": {report.micros(result.ours.median)} us, {result.fraction:.2f} of the limit"
+        text += f": {report.micros(result.ours.median)} us"
+    if result.fraction is not None:
+        text += f", {result.fraction:.2f} of the limit"
     if result.ratio:
         text += f", {result.ratio:.2f} x {result.best_peer}"
+    if result.untimed:
+        text += f": right, {', '.join(result.untimed)}"
     return text
 
 
@@ -185,13 +214,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measured = results.load(options.show)
     else:
         measured = run(options, shlex.join(["python", "-m", "bench", *given]))
-    if options.json:
-        measured.save(options.json)
     if options.plot:
         from . import plots  # matplotlib is optional
 
         for path in plots.draw(measured, options.plot):
             print(path, file=sys.stderr)
+    return finish(measured, options.json)
+
+
+def finish(measured: Run, file: Path | None) -> int:
+    """Write the results where asked for, print the report; return the exit status."""
+    if file:
+        measured.save(file)
     print(report.markdown(measured))
     return int(any(r.wrong for r in measured.results))
 

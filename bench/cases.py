@@ -54,10 +54,32 @@ SCALING = {
 }
 LONG_STEPS, LONG_HIDDEN = 100_000, 32
 
+GPU_DTYPES = ("float32", "float16", "bfloat16")
+# B, T, H = I, layers, both directions. For the LSTM in half types the planner has on an H100
+# clusters up to H = 512 (forward), above that blocks anywhere, and single steps for the largest
+# batch; an RNN of H = 128 in one block. An A100, which has no clusters, mostly blocks anywhere.
+GPU_GRID = (
+    (1, 1024, 128, 1, False),
+    (16, 256, 128, 1, False),
+    (256, 64, 128, 1, False),
+    (1, 512, 256, 1, False),
+    (16, 1024, 256, 1, False),
+    (64, 128, 256, 1, False),
+    (32, 100, 512, 1, False),
+    (16, 128, 768, 1, False),  # the case that is published of cuDNN, in float16
+    (1, 100, 1024, 1, False),
+    (64, 32, 1024, 1, False),
+    (256, 16, 1024, 1, False),
+    (16, 256, 256, 2, False),
+    (16, 256, 256, 1, True),
+    (32, 50, 512, 2, True),
+)
+GPU_QUICK = ((3, 4, 20, 1, False), (2, 3, 12, 2, True))
+
 
 @dataclass(frozen=True)
 class Case:
-    """One layer, one direction, one way to call it.
+    """A network, mostly of one layer and one direction, and one way to call it.
 
     `call` says what is called: "arrays" is fusedrnn's own, the others are modules of torch, and
     fusedrnn.torch's in their place.
@@ -78,6 +100,9 @@ class Case:
     hidden: int  # H
     dtype: str = "float32"
     call: str = "arrays"
+    layers: int = 1
+    bidirectional: bool = False
+    device: str = "cpu"  # or "cuda"
 
     @property
     def gates(self) -> int:
@@ -87,7 +112,12 @@ class Case:
     @property
     def itemsize(self) -> int:
         """Bytes of a number."""
-        return 8 if self.dtype == "float64" else 4
+        return {"float64": 8, "float32": 4}.get(self.dtype, 2)
+
+    @property
+    def directions(self) -> int:
+        """1 or 2."""
+        return 1 + self.bidirectional
 
     @property
     def small(self) -> bool:
@@ -101,7 +131,9 @@ class Case:
         Forward multiplies W by x and R by h; backward multiplies both by the gradients of the
         gates, and these by x and by h.
         """
-        products = self.gates * self.hidden * (self.input + self.hidden)
+        outputs = self.directions * self.hidden  # of a layer, which the next one reads
+        columns = self.input + (self.layers - 1) * outputs + self.layers * self.hidden
+        products = self.directions * self.gates * self.hidden * columns
         return 2.0 * self.steps * self.batch * products * (3 if self.mode == "train" else 1)
 
     @property
@@ -110,12 +142,19 @@ class Case:
         sizes = (
             f"I=H={self.hidden}" if self.input == self.hidden else f"I={self.input} H={self.hidden}"
         )
-        return f"B={self.batch} T={self.steps} {sizes}"
+        return " ".join(filter(None, (f"B={self.batch} T={self.steps} {sizes}", self.network)))
+
+    @property
+    def network(self) -> str:
+        """Layers and directions, in words, where it isn't one of each."""
+        words = [f"{self.layers} layers"] if self.layers > 1 else []
+        return ", ".join(words + ["both directions"] * self.bidirectional)
 
     def __str__(self) -> str:
         dtype = "" if self.dtype == "float32" else f" {self.dtype}"
         call = "" if self.call == "arrays" else f" {self.call}"
-        return f"{self.cell}{call} {self.mode} {self.shape}{dtype}"
+        device = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.cell}{call} {self.mode} {self.shape}{dtype}{device}"
 
 
 def grid(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[Case]:
@@ -175,3 +214,28 @@ def quick_modules(cells: Iterable[str] = CELLS, dtype: str = "float32") -> list[
         for cell in cells
         for mode in ("infer", "train")
     ]
+
+
+def gpu(
+    cells: Iterable[str] = CELLS,
+    modes: Iterable[str] = ("infer", "train"),
+    dtypes: Iterable[str] = GPU_DTYPES,
+    shapes: Iterable[tuple[int, int, int, int, bool]] = GPU_GRID,
+) -> list[Case]:
+    """Return the cases on a GPU, by mode, dtype and cell."""
+    return [
+        Case(cell, mode, batch, steps, hidden, hidden, dtype, "arrays", layers, both, "cuda")
+        for mode in modes
+        for dtype in dtypes
+        for cell in cells
+        for batch, steps, hidden, layers, both in shapes
+    ]
+
+
+def quick_gpu(
+    cells: Iterable[str] = CELLS,
+    modes: Iterable[str] = ("infer", "train"),
+    dtypes: Iterable[str] = GPU_DTYPES,
+) -> list[Case]:
+    """Return a few small ones, which the emulation too can do in seconds."""
+    return gpu(cells, modes, dtypes, GPU_QUICK)

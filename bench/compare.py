@@ -20,7 +20,8 @@ class Change:
     @property
     def factor(self) -> float:
         """Above 1: B is slower."""
-        return self.cost(self.after) / self.cost(self.before)
+        known = self.before.peak and self.after.peak
+        return self.cost(self.after, bool(known)) / self.cost(self.before, bool(known))
 
     @property
     def noise(self) -> float:
@@ -35,10 +36,10 @@ class Change:
         return "faster" if self.factor < 1 / (1 + self.noise) else "same"
 
     @staticmethod
-    def cost(result: Result) -> float:
-        """Return what could have been computed in the time of a call."""
+    def cost(result: Result, in_peaks: bool) -> float:
+        """Return what could have been computed in the time of a call; or that time."""
         assert result.ours is not None
-        return result.ours.median * result.peak
+        return result.ours.median * (result.peak if in_peaks else 1.0)
 
 
 def changes(a: Run, b: Run) -> list[Change]:

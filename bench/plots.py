@@ -66,7 +66,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
     paths = []
     with mpl.rc_context(STYLE):
         for threads in sorted({r.threads for r in run.results}):
-            results = [r for r in run.results if r.threads == threads]
+            results = [r for r in run.results if r.threads == threads and r.case.device == "cpu"]
             for name, make in FIGURES.items():
                 figure = make(run, results, threads)
                 if figure is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ INPUTS = 2  # in turn, so that nothing can be kept from one call to the next
 class Problem:
     """Parameters, inputs, initial state and the gradient of the output.
 
+    Of float16 and bfloat16 the arrays are float32, with values that the type has: so everyone is
+    given the same numbers, and the reference's error is nobody's.
+
     A loop of single steps begins without a state, the other modes are given one.
 
     Attributes
@@ -29,33 +34,46 @@ class Problem:
         The steps of each sequence, where a case is of packed sequences; then there are arrays of
         2T - 1 steps where it says T here.
     inputs : list of `INPUTS` arrays [T, B, I]
-    state : tuple of arrays [1, B, H], or None
-        (h, c) of an LSTM, else (h,).
-    dy : array [T, B, H]
+    state : tuple of arrays [L*D, B, H], or None
+        (h, c) of an LSTM, else (h,); of L layers in D directions.
+    dy : array [T, B, D*H]
     """
 
     def __init__(self, case: Case) -> None:
         self.case = case
         rng = np.random.default_rng(7)
-        dtype = np.dtype(case.dtype).type
+        dtype = np.float64 if case.dtype == "float64" else np.float32
 
-        def normal(*shape: int) -> Array:
-            return np.asarray(rng.standard_normal(shape, dtype=dtype))
+        def normal(*shape: int, scale: float = 1) -> Array:
+            return rounded(scale * rng.standard_normal(shape, dtype=dtype), case.dtype)
 
         def uniform(shape: tuple[int, ...]) -> Array:  # torch's initial values
-            return np.asarray((2 * rng.random(shape, dtype=dtype) - 1) * case.hidden**-0.5)
+            values = (2 * rng.random(shape, dtype=dtype) - 1) * case.hidden**-0.5
+            return rounded(values, case.dtype)
 
-        shapes = reference.parameter_shapes(case.cell, case.input, case.hidden)
+        shapes = reference.parameter_shapes(
+            case.cell, case.input, case.hidden, case.layers, bidirectional=case.bidirectional
+        )
         self.parameters = {name: uniform(shape) for name, shape in shapes.items()}
         self.lengths = lengths_of(case) if case.call == "packed" else None
         steps = case.steps if self.lengths is None else 2 * case.steps - 1
         self.inputs = [normal(steps, case.batch, case.input) for _ in range(INPUTS)]
-        self.dy = normal(steps, case.batch, case.hidden)
+        self.dy = normal(steps, case.batch, case.directions * case.hidden)
         self._expected: dict[int, dict[str, Array]] = {}
         self.state: tuple[Array, ...] | None = None
         if case.mode != "step":
             states = reference.CELLS[case.cell].states
-            self.state = tuple(0.5 * normal(1, case.batch, case.hidden) for _ in states)
+            first = (case.layers * case.directions, case.batch, case.hidden)
+            self.state = tuple(normal(*first, scale=0.5) for _ in states)
+
+    def moved(self, move: Callable[[Array], Any]) -> Problem:
+        """Return the same problem with all arrays as `move` makes them, for calls with them."""
+        other = copy.copy(self)
+        other.parameters = {name: move(p) for name, p in self.parameters.items()}
+        other.inputs = [move(x) for x in self.inputs]
+        other.dy = move(self.dy)
+        other.state = None if self.state is None else tuple(map(move, self.state))
+        return other
 
     @property
     def call_state(self) -> Any:
@@ -77,6 +95,18 @@ class Problem:
         return self._reference_seconds
 
 
+def rounded(values: Any, dtype: str) -> Array:
+    """Return the values that a dtype has instead, to nearest: of half types in float32."""
+    array: Array = np.asarray(values)
+    if dtype == "float16":
+        return array.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":  # the upper half of the bits; of two that are as near, the even one
+        bits = array.view(np.uint32)
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+        return bits.view(np.float32)
+    return array
+
+
 def lengths_of(case: Case) -> npt.NDArray[np.int64]:
     """Return lengths in random order, uniform from 1 to 2T - 1, of T on average: B*T together.
 
@@ -89,7 +119,12 @@ def lengths_of(case: Case) -> npt.NDArray[np.int64]:
 
 
 def solve(functions: Any, problem: Problem, i: int, parameters: Any = None) -> dict[str, Array]:
-    """Return the named results of `infer`, or of `forward` and `backward`.
+    """Return the named results of `results`."""
+    return named(*results(functions, problem, i, parameters))
+
+
+def results(functions: Any, problem: Problem, i: int, parameters: Any = None) -> tuple[Any, ...]:
+    """Return what `infer` does, or what `forward` and `backward` do together.
 
     `functions` is `fusedrnn.reference` or `fusedrnn.functional`.
     """
@@ -97,9 +132,10 @@ def solve(functions: Any, problem: Problem, i: int, parameters: Any = None) -> d
     parameters = problem.parameters if parameters is None else parameters
     options = {} if problem.lengths is None else {"lengths": problem.lengths}
     if case.mode != "train":
-        return named(*functions.infer(case.cell, x, parameters, problem.call_state, **options))
+        y, state = functions.infer(case.cell, x, parameters, problem.call_state, **options)
+        return y, state
     y, state, tape = functions.forward(case.cell, x, parameters, problem.call_state, **options)
-    return named(y, state, functions.backward(tape, problem.dy))
+    return y, state, functions.backward(tape, problem.dy)
 
 
 def named(y: Array, state: Any, gradients: Any = None) -> dict[str, Array]:

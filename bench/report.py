@@ -1,11 +1,12 @@
-"""A run as Markdown: what was measured, and every target beside it."""
+"""A run as Markdown: what was measured, and on the CPU every target beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from . import cases
-from .baselines import ALONE, ARRAYS, DENSE, OURS, PEERS, STREAM, ours
+from .baselines import ALONE, ARRAYS, DENSE, GRAPH, OURS, PEERS, STREAM, ours
 from .results import Result, Run
 from .targets import NAMES, RTNEURAL, TARGETS, gain_of_threads, over, rtneural_ratio
 
@@ -23,9 +24,9 @@ BUSY = 0.1  # CPUs of others: above, figures on several threads mean little
 def markdown(run: Run) -> str:
     """Return all of it."""
     sections = [header(run)]
-    threads = sorted({r.threads for r in run.results})
-    for n in threads:
-        results = [r for r in run.results if r.threads == n]
+    on_cpu = [r for r in run.results if r.case.device == "cpu"]
+    for n in sorted({r.threads for r in on_cpu}):
+        results = [r for r in on_cpu if r.threads == n]
         tables = split(results)
         for title, names in IN_SHORT.items():
             if rows := [r for name in names for r in tables[name]]:
@@ -35,8 +36,10 @@ def markdown(run: Run) -> str:
                 sections += [f"### {title}, {count(n, 'thread')}", table_of(rows)]
         if any(rtneural_ratio(r) for r in results):
             sections += [f"### Small cells, {count(n, 'thread')}", small_table(results)]
+    sections += gpu_sections([r for r in run.results if r.case.device == "cuda"])
     sections += skipped_lines(run.results)
-    sections += ["### Targets", targets_table(run)]
+    if on_cpu:
+        sections += ["### Targets", targets_table(run)]
     return "\n\n".join(filter(None, sections))
 
 
@@ -75,6 +78,7 @@ def header(run: Run) -> str:
         f"Python {machine['python']}",
         f"fusedrnn {run.info['version']}, {run.info['isa']}, {run.info['compiler']}; {versions}",
     ]
+    lines += gpu_lines(machine["gpu"]) if "gpu" in machine else []
     busy = sorted(r.others for r in run.results if r.others is not None)
     if busy:
         lines.append(
@@ -87,6 +91,29 @@ def header(run: Run) -> str:
         peak = f"{roof['peak'] / 1e9:.0f} GFLOP/s"
         lines.append(f"{count(n, 'thread')}: peak {peak}; GB/s from {reads}")
     return "\n\n".join([lines[0], "  \n".join(lines[1:])])
+
+
+def gpu_lines(gpu: dict[str, Any]) -> list[str]:
+    """Return what the GPU is, what runs on it and how that was timed."""
+    lines = [
+        f"{gpu['name']}, {count(gpu['multiprocessors'], 'multiprocessor')}, "
+        f"{gpu['memory'] / 2**30:.0f} GiB, compute capability {gpu['capability']}; "
+        f"CUDA {gpu['runtime']}, driver for {gpu['driver']}; our products: {gpu['products']}"
+    ]
+    if gpu["emulated"]:
+        lines.append("**emulated on the CPU: results were checked, nothing was timed**")
+    else:
+        lines.append(f"timed by {gpu['clock']}")
+    if "no_torch" in gpu:
+        lines.append(f"**no peer and no graphs** without torch on the GPU: {gpu['no_torch']}")
+        return lines
+    others = [dtype for dtype in cases.GPU_DTYPES if dtype not in gpu["cudnn_dtypes"]]
+    lines.append(
+        f"torch's CUDA {gpu['torch_cuda']}, cuDNN {gpu['cudnn']}, "
+        + (f"which torch doesn't use for {', '.join(others)}, " if others else "")
+        + f"TF32 {'**on**' if gpu['tf32'] else 'off'} in torch, never used by ours"
+    )
+    return lines
 
 
 def count(n: int, what: str) -> str:
@@ -202,6 +229,66 @@ def modules_table(results: Sequence[Result]) -> str:
             "ours / alone": [number(over(r, ALONE)) for r in results],
         }
     )
+
+
+def gpu_sections(results: Sequence[Result]) -> list[str]:
+    """Return a table for each mode and dtype; of what wasn't timed, how right it is."""
+    sections = []
+    for mode, dtype in dict.fromkeys((r.case.mode, r.case.dtype) for r in results):
+        rows = [r for r in results if (r.case.mode, r.case.dtype) == (mode, dtype)]
+        timed = [r for r in rows if r.timings]
+        checked = [r for r in rows if r.untimed]
+        title = f"### On the GPU: {MODES[mode].lower()}, {dtype}"
+        if timed:
+            sections += [title, gpu_table(timed)]
+        if checked:
+            sections += [f"{title}, not timed", checked_table(checked)]
+    return sections
+
+
+def gpu_cases(results: Sequence[Result]) -> dict[str, list[str]]:
+    return {
+        "cell": [NAMES[r.case.cell] for r in results],
+        **{letter: [str(getattr(r.case, name)) for r in results] for letter, name in SIZES},
+        "network": [r.case.network for r in results],
+    }
+
+
+def gpu_table(results: Sequence[Result]) -> str:
+    """Return times with the blocks' spread, and what follows from those of ours."""
+    columns = gpu_cases(results)
+    for name in contestants(results):
+        columns[f"{name} us"] = [with_spread(r, name) for r in results]
+    graph, torch_graph = ours(GRAPH), f"torch:{GRAPH}"
+    return table(
+        {
+            **columns,
+            "us a step": [
+                number(1e6 * r.ours.median / r.case.steps, 3) if r.ours else "" for r in results
+            ],
+            "GFLOP/s": [number(r.gflops, 0) for r in results],
+            "of the peak": [number(r.fraction, 3) for r in results],
+            "torch / ours": [number(r.against("torch")) for r in results],
+            "graphs: torch / ours": [number(r.against(torch_graph, graph)) for r in results],
+            "error": [f"{r.ours.error:.0e}" if r.ours else "" for r in results],
+        }
+    )
+
+
+def checked_table(results: Sequence[Result]) -> str:
+    names = dict.fromkeys(name for r in results for name in r.untimed)
+    columns = gpu_cases(results)
+    for name in names:
+        columns[f"{name}: error"] = [
+            f"{r.untimed[name]:.0e}" if name in r.untimed else "" for r in results
+        ]
+    return table(columns)
+
+
+def with_spread(result: Result, contestant: str) -> str:
+    """Return the median in microseconds, and the quartiles' distance in percent of it."""
+    timing = result.timings.get(contestant)
+    return f"{micros(timing.median)} ({100 * timing.spread:.0f}%)" if timing else ""
 
 
 def small_table(results: Sequence[Result]) -> str:

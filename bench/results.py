@@ -44,7 +44,7 @@ class Result:
 
     case: Case
     threads: int
-    peak: float  # FLOP/s of all threads, measured between the calls
+    peak: float  # FLOP/s of all threads, or of the GPU, measured between the calls; 0: unknown
     peak_one: float  # the same of one thread
     bandwidth: dict[int, float]  # B/s of all threads by KiB a thread, measured between the calls
     limit: float  # what `limits` says from these
@@ -53,6 +53,8 @@ class Result:
     wrong: dict[str, str]  # what differs from the reference, by contestant; these aren't timed
     others: float | None  # CPUs that other processes kept busy meanwhile
     memory: dict[str, Memory] = field(default_factory=dict)  # by peer
+    # The largest relative error of who is right but isn't timed, by contestant: on the emulation.
+    untimed: dict[str, float] = field(default_factory=dict)
 
     @property
     def ours(self) -> Timing | None:
@@ -94,8 +96,8 @@ class Result:
 
     @property
     def fraction(self) -> float | None:
-        """The machine's limit over our time."""
-        return self.limit / self.ours.median if self.ours else None
+        """The machine's limit over our time; None where that isn't known."""
+        return self.limit / self.ours.median if self.ours and self.limit else None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ STREAM, ONE_THREAD, STACKED = "stream", "1 thread", f"{STACK} layers"  # variant
 # Variants beside a module: what isn't torch, sequences that are padded, as many steps in sequences
 # of one length, and no other work before the call.
 ARRAYS, LENGTHS, DENSE, ALONE = "arrays", "lengths", "dense", "alone"
+GRAPH = "graph"  # of anyone's call on a GPU: as the replay of a CUDA graph
 
 
 def ours(*variant: str) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import fusedrnn
 from fusedrnn import functional, reference
 
+from .. import cuda
 from ..cases import Case
-from ..problem import Array, Problem, named
+from ..problem import Array, Problem, named, results
 from . import (
     ARRAYS,
     ONE_THREAD,
@@ -36,6 +37,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
 def prepare(problem: Problem, threads: int) -> list[Contestant]:
     """Return the call of a layer; on several threads also on one; as a step also the stream."""
     case = problem.case
+    if case.device == "cuda":
+        return on_gpu(problem)
     if case.call != "arrays":
         return modules(problem, threads)
     if case.mode == "step":
@@ -120,6 +123,24 @@ def training(name: str, problem: Problem, threads: int) -> Contestant:
         return run(i, poison(problem.dy), gradients)
 
     return Contestant(name, run, lambda r: named(*r), on_threads(threads), poisoned)
+
+
+def on_gpu(problem: Problem) -> list[Contestant]:
+    """Return the functions' calls on arrays of the GPU, and the same captured in a graph."""
+    case = problem.case
+    if (reason := fusedrnn.cuda.why_not()) is not None:
+        raise Unsupported(reason)
+    if case.dtype == "bfloat16" and float(fusedrnn.cuda.devices()[0]["capability"]) < 8:
+        raise Unsupported("bfloat16 needs compute capability 8.0")
+    with cuda.around():
+        moved = problem.moved(lambda array: fusedrnn.cuda.asarray(array, case.dtype))
+    eager = Contestant(
+        ours(),
+        lambda i: results(functional, moved, i),
+        lambda result: {name: array.numpy() for name, array in named(*result).items()},  # type: ignore[attr-defined]
+        cuda.around,
+    )
+    return [eager] if isinstance(cuda.torch_on_gpu(), str) else [eager, cuda.captured(eager)]
 
 
 def steps(problem: Problem, threads: int) -> list[Contestant]:

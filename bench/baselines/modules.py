@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..cases import Case
 from ..problem import Array, Problem, by_state
 from . import ALONE, DENSE, LENGTHS, OURS, Contestant
 
@@ -54,7 +55,13 @@ def layer_of(library: Any, problem: Problem) -> Any:
     case = problem.case
     kind, options = LAYERS[case.cell]
     layer = getattr(library, kind)(
-        case.input, case.hidden, dtype=getattr(torch, case.dtype), **options
+        case.input,
+        case.hidden,
+        case.layers,
+        bidirectional=case.bidirectional,
+        dtype=getattr(torch, case.dtype),
+        device=place(case),
+        **options,
     )
     layer.load_state_dict({name: torch.from_numpy(p) for name, p in problem.parameters.items()})
     layer.strict = True  # of fusedrnn.torch; torch.nn's don't know it
@@ -106,13 +113,14 @@ def call_of(
     `call` is what calls the layer, if not itself.
 
     In training one parameter is another one in each call, as after a step of an optimizer, but by
-    the smallest difference that a number can have.
+    the smallest difference that a number can have. Not so on a GPU, where nobody keeps packed
+    weights from call to call.
     """
     case, call = problem.case, call or layer
     packed = problem.lengths is not None and not options
     training, steps = case.mode == "train", len(problem.dy)
     given = [sequence(problem, x, packed, training) for x in problem.inputs]
-    state = [torch.from_numpy(s).requires_grad_(training) for s in problem.state or ()]
+    state = [tensor(problem, s).requires_grad_(training) for s in problem.state or ()]
     first = None if not state else state[0] if len(state) == 1 else tuple(state)
 
     @contextlib.contextmanager
@@ -129,18 +137,18 @@ def call_of(
             "y": unpacked(tensor_of(y), given[0], steps),
             **by_state("", last),
         }
-        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+        return {name: numpy(t) for name, t in tensors.items()}
 
     if not training:
         return Contestant(name, infer, outputs, for_inference)
 
     dy = tensor_of(sequence(problem, problem.dy, packed, False))
     parameters = list(layer.parameters())
-    weight = parameters[0].detach().numpy()
-    versions = [weight[0, 0], np.nextafter(weight[0, 0], weight.dtype.type(2))]
+    fixed = case.device != "cpu" or case.dtype == "bfloat16"  # which NumPy doesn't have
+    change = (lambda i: None) if fixed else another_version(parameters[0])
 
     def train(i: int) -> Any:
-        weight[0, 0] = versions[i]
+        change(i)
         y, last = call(given[i], first, **options)
         wanted = [tensor_of(given[i]), *state, *parameters]
         return (y, last), torch.autograd.grad(tensor_of(y), wanted, dy)
@@ -148,19 +156,48 @@ def call_of(
     def gradients(result: Any) -> dict[str, Array]:
         forward, (dx, *others) = result
         names = [*("dh", "dc")[: len(state)], *(f"d_{name}" for name in problem.parameters)]
-        found = {name: g.numpy() for name, g in zip(names, others, strict=True)}
-        return outputs(forward) | {"dx": unpacked(dx, given[0], steps).numpy()} | found
+        found = {name: numpy(g) for name, g in zip(names, others, strict=True)}
+        return outputs(forward) | {"dx": numpy(unpacked(dx, given[0], steps))} | found
 
     return Contestant(name, train, gradients, around)
 
 
+def another_version(parameter: Any) -> Callable[[int], None]:
+    """Return what sets one element to another value for every input."""
+    weight = parameter.detach().numpy()
+    versions = [weight[0, 0], np.nextafter(weight[0, 0], weight.dtype.type(2))]
+
+    def change(i: int) -> None:
+        weight[0, 0] = versions[i]
+
+    return change
+
+
+def tensor(problem: Problem, array: Array) -> Any:
+    """Return an array where the case runs, in its dtype; mostly the same memory."""
+    case = problem.case
+    return torch.from_numpy(array).to(place(case), getattr(torch, case.dtype))
+
+
+def place(case: Case) -> str:
+    """Return torch's device of a case."""
+    return case.device
+
+
+def numpy(tensor: Any) -> Array:
+    """Return the values of a tensor; those that NumPy has no dtype for in float32."""
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return array
+
+
 def sequence(problem: Problem, array: Array, packed: bool, training: bool) -> Any:
     """Return [T, B, .] as a tensor, or packed by the problem's lengths."""
-    tensor = torch.from_numpy(array)
+    values = tensor(problem, array)
     if not packed:
-        return tensor.requires_grad_(training)
+        return values.requires_grad_(training)
     lengths = torch.from_numpy(problem.lengths)
-    data, *rest = pack_padded_sequence(tensor, lengths, enforce_sorted=False)
+    data, *rest = pack_padded_sequence(values, lengths, enforce_sorted=False)
     return PackedSequence(data.requires_grad_(training), *rest)
 
 

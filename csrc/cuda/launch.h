@@ -18,10 +18,10 @@ namespace fusedrnn::cuda {
 struct LaunchShape {
   dim3 grid;
   dim3 block;
-  int shared_bytes = 0;      // dynamic shared memory of a block,
-  int shared_limit = 0;      // and the most that the device allows (opt-in), for more than 48 KiB
+  int shared_bytes = 0;      // dynamic shared memory of a block
   unsigned cluster = 1;      // blocks (along x) that form a cluster
   bool cooperative = false;  // all blocks must run at once
+  int shared_limit = 0;      // for more than 48 KiB: what the device allows a block ("opt-in")
 };
 
 // Of a kernel of rows.h over `count` things, each of so many elements: x takes one thing after

@@ -202,9 +202,9 @@ class Run {
                         static_cast<unsigned>(plan.directions)},
                .block = {static_cast<unsigned>(plan.threads)},
                .shared_bytes = plan.shared_bytes,
-               .shared_limit = context_.limits.shared_per_block,
                .cluster = plan.tier == Tier::cluster ? static_cast<unsigned>(plan.blocks) : 1,
-               .cooperative = grid});
+               .cooperative = grid,
+               .shared_limit = context_.limits.shared_per_block});
       }
     }
   }

@@ -267,8 +267,8 @@ int largest_cluster(const DeviceLimits& limits) {
     const LaunchShape shape{.grid = {static_cast<unsigned>(size)},
                             .block = {static_cast<unsigned>(most_threads(1))},
                             .shared_bytes = limits.shared_per_block,
-                            .shared_limit = limits.shared_per_block,
-                            .cluster = static_cast<unsigned>(size)};
+                            .cluster = static_cast<unsigned>(size),
+                            .shared_limit = limits.shared_per_block};
     if (clusters_at_once(kernels_float32.cells[0].recurrent_forward[0], shape) > 0) return size;
   }
   return 0;

@@ -23,7 +23,7 @@ constexpr bool h_gates_in_order(const CellSpec& spec) {
 // One thread's place in the block, and the loops over its sums.
 template <class T, int tiles, int row_tiles>
 struct Worker {
-  static constexpr int rows = tile_rows * row_tiles;       // of a block
+  static constexpr int rows = tile_rows * row_tiles;  // of a block
   // Blocks of k whose loads are on their way at once. More rows, and the many instructions of
   // float32, hide the loads, and leave no registers for it.
   static constexpr int unrolled = row_tiles == 1 && sizeof(T) == 2 ? 4 : 1;

@@ -178,7 +178,7 @@ class DeviceWeights:
             self._array(x),
             self._state(state),
             self._array(self._time_first(y, batch_first)),
-            self._array(reserve),
+            self._array(reserve if reserve.data_ptr() % 16 == 0 else reserve.clone()),
             False,
             dropout,
             seed,

@@ -150,7 +150,7 @@ TEST_CASE("runtime: all blocks of a cooperative launch run at once, or it is ref
   shape.grid = 7;
   CHECK(run(step, p, shape) == cudaErrorCooperativeLaunchTooLarge);
   shape.block = 32;
-  shape.shared_bytes = 100 * 1024;  // one block on each
+  shape.shared_bytes = shape.shared_limit = 100 * 1024;  // one block on each
   CHECK(run(step, p, shape) == cudaErrorCooperativeLaunchTooLarge);
   shape.grid = 3;
   CHECK(run(step, p, shape) == cudaSuccess);
