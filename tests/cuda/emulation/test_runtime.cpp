@@ -117,8 +117,12 @@ TEST_CASE("runtime: launches that no device could run") {
   CHECK(run(step, p, {1, 1025}) == cudaErrorInvalidConfiguration);
   CHECK(run(step, p, {1, {1, 1, 65}}) == cudaErrorInvalidConfiguration);
   CHECK(run(step, p, {{1, 65536, 1}, 1}) == cudaErrorInvalidConfiguration);
-  CHECK(run(step, p, {1, 1, 227 * 1024 + 1}) == cudaErrorInvalidValue);
-  CHECK(run(step, p, {1, 1, 227 * 1024}) == cudaSuccess);
+  constexpr int most = 227 * 1024;
+  CHECK(run(step, p, {.grid = 1, .block = 1, .shared_bytes = most + 1, .shared_limit = most}) ==
+        cudaErrorInvalidValue);
+  CHECK(run(step, p,
+            {.grid = 1, .block = 1, .shared_bytes = 227 * 1024, .shared_limit = 227 * 1024}) ==
+        cudaSuccess);
   CHECK(counts().launches == 1);
 }
 
