@@ -20,8 +20,10 @@ What is the same, and what is added:
 - ``layer(x, lengths=[...])`` runs over padded sequences of any order; a PackedSequence works too.
 - `torch.compile`, `torch.export`, `torch.func` and autocast work; the operators are
   ``torch.ops.fusedrnn.rnn`` and its gradients.
-- What the kernels can't take is computed by torch: other devices and dtypes, tensor subclasses,
-  forward-mode differentiation, `torch.jit`. With `strict` that is an error. (`torch.jit.script`
+- A layer runs where its parameters are: on the CPU in float32 and float64, on a GPU of CUDA in
+  float32, float16 and bfloat16, in the lower precision under autocast, as cuDNN's.
+- What the kernels can't take is computed by torch: other devices and dtypes, projections on a GPU,
+  tensor subclasses, forward-mode differentiation, `torch.jit`. With `strict` that is an error. (`torch.jit.script`
   puts torch's own layers into the model that it is given.)
 - What looks for torch's exact classes, such as quantization and torch.onnx, wants them back first:
   `restore`.
