@@ -14,3 +14,10 @@
 #else
 #define FUSEDRNN_UNROLL _Pragma("GCC unroll 64")
 #endif
+
+// Leaves the loop that follows a loop.
+#if defined(__clang__) || defined(__CUDACC__)
+#define FUSEDRNN_ROLLED _Pragma("unroll 1")
+#else
+#define FUSEDRNN_ROLLED _Pragma("GCC unroll 1")
+#endif

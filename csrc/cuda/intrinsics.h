@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "../compiler.h"
+
 namespace fusedrnn::cuda {
 
 // d += a b, on a warp's tensor cores: a [16, 16] of T by b [16, 8] of T to d [16, 8] of float. With

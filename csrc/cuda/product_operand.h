@@ -17,13 +17,6 @@
 #include "../compiler.h"
 #include "types.h"
 
-// Leaves the loop that follows a loop.
-#if defined(__CUDACC__)
-#define FUSEDRNN_ROLLED _Pragma("unroll 1")
-#else
-#define FUSEDRNN_ROLLED _Pragma("GCC unroll 1")
-#endif
-
 namespace fusedrnn::cuda {
 
 // What fragments are made of: a float, or two elements of a half type, the first one lower.
