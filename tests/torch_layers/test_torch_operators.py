@@ -15,6 +15,7 @@ OPTIONS = [
     {"num_layers": 2, "bidirectional": True, "dropout": 0.5},
     {"batch_first": True, "state": True, "bias": False},
     {"state": True, "lengths": True, "bidirectional": True},
+    {"lengths": True, "batch_first": True},
     {"batch_sizes": True, "state": True},
     {"dtype": torch.float64, "batch_first": True, "num_layers": 2},
 ]

@@ -23,8 +23,8 @@ What is the same, and what is added:
 - A layer runs where its parameters are: on the CPU in float32 and float64, on a GPU of CUDA in
   float32, float16 and bfloat16, in the lower precision under autocast, as cuDNN's.
 - What the kernels can't take is computed by torch: other devices and dtypes, projections on a GPU,
-  tensor subclasses, forward-mode differentiation, `torch.jit`. With `strict` that is an error. (`torch.jit.script`
-  puts torch's own layers into the model that it is given.)
+  tensor subclasses, forward-mode differentiation, `torch.jit`. With `strict` that is an error.
+  (`torch.jit.script` puts torch's own layers into the model that it is given.)
 - What looks for torch's exact classes, such as quantization and torch.onnx, wants them back first:
   `restore`.
 - The kernels run on torch's own threads, where torch has OpenMP: two pools would be in each other's

@@ -183,7 +183,7 @@ def _rnn_backward(
 
 
 def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    _, batch_sizes, _, cell, num_layers, bidirectional, batch_first, _ = rest
+    lengths, batch_sizes, _, cell, num_layers, bidirectional, batch_first, _ = rest
     directions = 2 if bidirectional else 1
     outputs, hidden = weights[1].shape[1], weights[1].shape[0] // CELLS[cell][0]
     if batch_sizes is not None:
@@ -192,10 +192,21 @@ def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Ten
         batch = hx[0].shape[1] if len(hx) > 0 else torch.library.get_ctx().new_dynamic_size()
     else:
         batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
-        y = x.new_empty(steps, batch, directions * outputs)
-        y = y.transpose(0, 1) if batch_first else y
+        if batch_first and not _time_outermost(x, lengths):
+            y = x.new_empty(batch, steps, directions * outputs)
+        else:
+            y = x.new_empty(steps, batch, directions * outputs)
+            y = y.transpose(0, 1) if batch_first else y
     h = x.new_empty(num_layers * directions, batch, outputs)
     return y, h, h.new_empty(*h.shape[:2], hidden) if CELLS[cell][1] == 2 else x.new_empty(0)
+
+
+def _time_outermost(x: Tensor, lengths: Tensor | None) -> bool:
+    """Return whether results are (T, B, ...) in memory, batch_first or not.
+
+    On the CPU sequences with lengths stay as they come, since they are gathered anyway.
+    """
+    return lengths is None or _gpu.on_gpu(x)
 
 
 def _fake_rnn_train(
@@ -221,11 +232,11 @@ def _reserve_row(network: Network, dtype: str, dropout: bool) -> int:
 def _fake_rnn_backward(
     gradients: Any, x: Tensor, hx: Any, weights: Any, reserve: Tensor, *rest: Any
 ) -> list[Tensor]:
-    _, batch_sizes, _, cell, _, _, batch_first, _ = rest
-    batch_first = batch_first and batch_sizes is None
-    dx = torch.empty_like(x.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
-    if not batch_first:
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    lengths, batch_sizes, _, cell, _, _, batch_first, _ = rest
+    turned = batch_first and batch_sizes is None and _time_outermost(x, lengths)
+    dx = x.transpose(0, 1) if turned else x
+    dx = torch.empty_like(dx, memory_format=torch.contiguous_format)
+    dx = dx.transpose(0, 1) if turned else dx
     if len(hx) > 0:
         states = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in hx]
     else:

@@ -297,15 +297,16 @@ def test_torch_compile_makes_one_graph(kind, backend):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lengths", [None, [3, 0, 1, 2]], ids=str)
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"num_layers": 2}], ids=str)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_operators_pass_torchs_own_checks(kind, options):
+def test_operators_pass_torchs_own_checks(kind, options, lengths):
     layer = kind(5, 7, **options, device=DEVICE)
     arguments = (
-        inputs(4, 3, 5).requires_grad_(),
+        inputs(*((4, 3) if layer.batch_first else (3, 4)), 5).requires_grad_(),
         [],
         list(layer.parameters()),
-        None,
+        None if lengths is None else torch.tensor(lengths),
         None,
         torch.tensor([1, 2]),
         {"LSTM": "lstm", "GRU": "gru"}.get(layer.mode, "rnn_tanh"),
