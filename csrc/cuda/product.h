@@ -33,13 +33,9 @@ struct ProductParameters {
   bool accumulate;
 };
 
-// bfloat16 has tensor cores from sm_80 on. Before it there are no asynchronous copies either: a
-// third stage would hide nothing, and Turing has 64 KiB of shared memory for all blocks.
-template <class T>
-inline constexpr bool multiplies = true;
+// Before sm_80 there are no asynchronous copies: a third stage would hide nothing, and Turing has
+// 64 KiB of shared memory for all blocks.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-template <>
-inline constexpr bool multiplies<__nv_bfloat16> = false;
 #define FUSEDRNN_PRODUCT_STAGES 2
 #elif !defined(FUSEDRNN_PRODUCT_STAGES)  // the tests also emulate two
 #define FUSEDRNN_PRODUCT_STAGES 3
@@ -240,23 +236,19 @@ __global__ void __launch_bounds__(product_threads, 3)
     product_kernel(ProductParameters<typename Tile::T> p) {
   using Block = ProductBlock<Tile, transpose_a, transpose_b>;
   using T = typename Tile::T;
-  if constexpr (multiplies<T>) {
-    FUSEDRNN_SHARED(uint4, stages, [Block::shared_chunks]);
-    const unsigned tiles_n = static_cast<unsigned>((p.n + Tile::n - 1) / Tile::n);
-    const Index k = blockIdx.y * p.part;
-    const Block block{p, stages, static_cast<Index>(blockIdx.x / tiles_n) * Tile::m,
-                      static_cast<Index>(blockIdx.x % tiles_n) * Tile::n,
-                      p.k < k + p.part ? p.k : k + p.part};
-    typename Block::Sums sums;
-    block.run(sums, k);
-    block.put(sums);
-    if (p.float_result)
-      block.store(static_cast<float*>(p.c) + blockIdx.y * p.part_stride);
-    else if constexpr (sizeof(T) == 2)
-      block.store(static_cast<T*>(p.c));
-  } else {
-    __trap();
-  }
+  FUSEDRNN_SHARED(uint4, stages, [Block::shared_chunks]);
+  const unsigned tiles_n = static_cast<unsigned>((p.n + Tile::n - 1) / Tile::n);
+  const Index k = blockIdx.y * p.part;
+  const Block block{p, stages, static_cast<Index>(blockIdx.x / tiles_n) * Tile::m,
+                    static_cast<Index>(blockIdx.x % tiles_n) * Tile::n,
+                    p.k < k + p.part ? p.k : k + p.part};
+  typename Block::Sums sums;
+  block.run(sums, k);
+  block.put(sums);
+  if (p.float_result)
+    block.store(static_cast<float*>(p.c) + blockIdx.y * p.part_stride);
+  else if constexpr (sizeof(T) == 2)
+    block.store(static_cast<T*>(p.c));
 }
 
 template <class T>

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(rows_threads)
     const StepRows rows(p.shape, step, p.reverse);
     each_of_share(rows.active * hidden, [&](Index i) {
       const int row = static_cast<int>(i / hidden);
-      const Index unit = i % hidden, before = rows.before(row);
+      const Index unit = i - row * hidden, before = rows.before(row);
       T h = from_float<T>(0.0f);
       if (before >= 0)
         h = p.y[before * p.shape.output_stride + unit];

@@ -34,8 +34,11 @@ struct Worker {
   __device__ explicit Worker(const Division& division) {
     lane = threadIdx.x % 32;
     warps = division.units / (tile_units * tiles);
-    warp = threadIdx.x / 32 % warps;
-    part = threadIdx.x / 32 / warps;
+    // All lanes have it in common, which the compiler sees only so: what follows of it needs no
+    // register of each lane.
+    const int own = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+    warp = own % warps;
+    part = own / warps;
     first_unit = blockIdx.x * division.units + warp * tile_units * tiles;
     first_row = (blockIdx.y + division.first_group) * rows;
   }
