@@ -236,7 +236,8 @@ def test_the_memory_of_calls():
     assert kept <= found.tape <= found.tape_twice - kept
     # The tape is alive at the peak; pages that were resident already may hide a little of it.
     assert 0.5 * kept < found.peak < 10 * kept
-    assert memory.peak_of_calls(case, "reference", 1).tape is None
+    short = dataclasses.replace(case, steps=5)  # else the reference may be too slow to take part
+    assert memory.peak_of_calls(short, "reference", 1).tape is None
 
 
 # Targets
