@@ -1,5 +1,6 @@
 // One step of one unit of one row: the cell, and what it reads and writes in memory. Both ways of
-// running a layer (recurrent.h: all steps in one launch; pointwise.h: one step a launch) meet here.
+// running a layer (recurrent_*.h: all steps in one launch; pointwise.h: one step a launch) meet
+// here.
 #pragma once
 
 #include <algorithm>

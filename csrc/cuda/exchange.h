@@ -6,14 +6,12 @@
 //   product over buffer `step`; then begin_write, the own part into `next`, publish, wait
 //
 // block    the part is in place; `wait` is a barrier of the block. Two buffers: the others may
-// still
-//          read the old one.
+//          still read the old one.
 // cluster  `publish` copies the part into the same place of every other block's shared memory. Who
 //          passed the barrier at the end of step s knows that all have read buffer s; it is written
 //          again in step s + 1. So two buffers and one barrier are enough.
 // grid     `publish` copies the part to global memory and adds one to the group's flag, once for
-// the
-//          block; `wait` waits for the flag, then copies the whole vector back. Two buffers in
+//          the block; `wait` waits for the flag, then copies the whole vector back. Two buffers in
 //          global memory, as above; one in shared memory, which `begin_write` waits for.
 #pragma once
 

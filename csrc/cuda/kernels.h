@@ -11,7 +11,6 @@
 
 namespace fusedrnn::cuda {
 
-inline constexpr int row_tile_choices[] = {1, 2, 4};
 constexpr int choice_of(int row_tiles) { return row_tiles == 1 ? 0 : row_tiles == 2 ? 1 : 2; }
 
 // Of one cell.

@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "arrange.h"
+#include "runtime.h"
 
 #ifdef FUSEDRNN_CUDA_EMULATION
 #include "host_emulation/launch_known.h"
@@ -44,21 +45,16 @@ const void* function_of(void (*kernel)(Parameters)) {
 #endif
 }
 
-// What a kernel must have asked for before a launch of this shape.
-inline cudaError_t ask_for(const void* function, const LaunchShape& shape) {
+// What a kernel must have asked for before a launch of this shape. Throws Error.
+inline void ask_for(const void* function, const LaunchShape& shape) {
   // 48 KiB is what a kernel may take without asking. It asks for all, always: the attribute is the
   // kernel's, and another thread may launch it with another size just now.
-  if (shape.shared_bytes > 48 * 1024) {
-    const cudaError_t status = cudaFuncSetAttribute(
-        function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_limit);
-    if (status != cudaSuccess) return status;
-  }
-  if (shape.cluster > 8) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  if (shape.shared_bytes > 48 * 1024)
+    FUSEDRNN_CUDA(cudaFuncSetAttribute, function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                  shape.shared_limit);
+  if (shape.cluster > 8)
+    FUSEDRNN_CUDA(cudaFuncSetAttribute, function, cudaFuncAttributeNonPortableClusterSizeAllowed,
+                  1);
 }
 
 // `attributes` has room for two, and lives as long as the result.
@@ -86,7 +82,7 @@ template <class Parameters>
 cudaError_t launch(void (*kernel)(Parameters), const Parameters& parameters,
                    const LaunchShape& shape, cudaStream_t stream) {
   const void* const function = function_of(kernel);
-  if (const cudaError_t status = ask_for(function, shape); status != cudaSuccess) return status;
+  ask_for(function, shape);
   cudaLaunchAttribute attributes[2];
   const cudaLaunchConfig_t config = config_of(shape, stream, attributes);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
@@ -100,11 +96,13 @@ int clusters_at_once(void (*kernel)(Parameters), const LaunchShape& shape) {
   cudaLaunchAttribute attributes[2];
   const cudaLaunchConfig_t config = config_of(shape, nullptr, attributes);
   int count = 0;
-  cudaError_t status = ask_for(function, shape);
-  if (status == cudaSuccess) status = cudaOccupancyMaxActiveClusters(&count, function, &config);
-  if (status == cudaSuccess) return count;
-  cudaGetLastError();
-  return 0;
+  try {
+    ask_for(function, shape);
+    FUSEDRNN_CUDA(cudaOccupancyMaxActiveClusters, &count, function, &config);
+    return count;
+  } catch (const Error&) {
+    return 0;
+  }
 }
 
 }  // namespace fusedrnn::cuda

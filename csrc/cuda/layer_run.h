@@ -34,8 +34,6 @@ class Run {
   Run(const Context& context, const Model& model, const Problem& problem)
       : context_(context), model_(model), problem_(problem) {}
 
-  const Model& model() const { return model_; }
-  const Problem& problem() const { return problem_; }
   const CellKernels<T>& cell() const { return kernels().cells[model_.cell]; }
   static const Kernels<T>& kernels() { return TypeOf<T>::kernels(); }
 
@@ -94,9 +92,9 @@ class Run {
     try {
       run(plan);
     } catch (const Error& error) {
-      if (error.status() != cudaErrorCooperativeLaunchTooLarge &&
-          error.status() != cudaErrorInvalidClusterSize)
-        throw;
+      const bool refused = error.status() == cudaErrorCooperativeLaunchTooLarge ||
+                           error.status() == cudaErrorInvalidClusterSize;
+      if (!refused || !context_.fall_back) throw;
       run(Plan{.tier = Tier::steps});
     }
   }
@@ -151,9 +149,14 @@ class Run {
   }
 
   RecurrentProblem recurrent(bool backward) const {
-    return {model_.spec(),     model_.hidden,  problem_.batch,
-            model_.directions, problem_.steps, static_cast<int>(sizeof(T)),
-            backward};
+    return {model_.spec(),
+            model_.hidden,
+            problem_.batch,
+            model_.directions,
+            problem_.steps,
+            static_cast<int>(sizeof(T)),
+            backward,
+            backward ? problem_.steps : chunk_steps(model_.spec().gates * model_.hidden)};
   }
   Index h_gates() const { return h_run(model_.spec()).count * model_.hidden; }
 

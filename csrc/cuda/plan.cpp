@@ -31,6 +31,7 @@ std::string wrong_problem(const RecurrentProblem& problem) {
   if (problem.hidden > most_size || problem.rows > most_size) return "sizes beyond an int";
   if (problem.directions != 1 && problem.directions != 2) return "directions are not 1 or 2";
   if (problem.type_bytes != 2 && problem.type_bytes != 4) return "elements are not of 2 or 4 bytes";
+  if (problem.launch_steps < 1) return "launches of no steps";
   return "";
 }
 
@@ -94,8 +95,9 @@ void schedule(const DeviceLimits& limits, const RecurrentProblem& problem, Plan&
   };
   plan.waves = times_over * (full + (rest > 0));
   const Index launches = plan.tier == Tier::grid ? plan.waves : 1;
-  const Index start =
-      plus(all(&Wave::load_weights), times(launches, clocks_of_ns(limits, cost::launch_ns)));
+  const Index starts = divided_up(problem.steps, std::min(problem.steps, problem.launch_steps));
+  const Index start = times(starts, plus(all(&Wave::load_weights),
+                                         times(launches, clocks_of_ns(limits, cost::launch_ns))));
   const Index step = all(&Wave::step);
   plan.predicted_clocks = plus(start, times(problem.steps, step));
   plan.predicted_us_per_step = static_cast<double>(step) / limits.clock_mhz;

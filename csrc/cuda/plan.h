@@ -36,6 +36,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct RecurrentProblem {
   Index steps;         // T
   int type_bytes;      // of an element of R and of the vector: 4, or 2
   bool backward;
+  Index launch_steps = std::numeric_limits<Index>::max();  // at most so many in one launch
 
   bool operator==(const RecurrentProblem&) const = default;
 };

@@ -256,6 +256,15 @@ void check_device(const DeviceLimits& limits, Type type) {
         std::to_string(limits.major) + "." + std::to_string(limits.minor));
 }
 
+void check_code(Type type) {
+  if (attribute(cudaDevAttrMemoryPoolsSupported, current_device()) == 0)
+    throw Error(cudaErrorNotSupported, "cudaMemPoolCreate");
+  with_kernels(type, [](const auto& kernels) {
+    cudaFuncAttributes found;
+    FUSEDRNN_CUDA(cudaFuncGetAttributes, &found, function_of(kernels.fill));
+  });
+}
+
 Index reserve_bytes(const Model& model, const Problem& problem) {
   return with_kernels(model.type, [&]<class T>(const Kernels<T>&) {
     return Reserve<T>(model, problem, nullptr).bytes;

@@ -83,6 +83,7 @@ struct Context {
   cudaStream_t stream;
   std::function<Plan(const DeviceLimits&, const RecurrentProblem&)> plan = remembered_plan;
   Index x_bytes = Index{128} << 20;  // W x of so many steps at once; of one at least
+  bool fall_back = true;             // to steps, where CUDA refuses a plan's launch
 };
 
 // The largest cluster that the current device runs of kernels with all its shared memory; 0: none.
@@ -93,6 +94,9 @@ int largest_cluster(const DeviceLimits& limits);
 bool has_kernels(int major, int minor);
 // Throws std::invalid_argument where a device has no kernels for this type.
 void check_device(const DeviceLimits& limits, Type type);
+
+// Throws Error where the current device has no code of this type, or no pools of memory.
+void check_code(Type type);
 
 // Device memory that forward fills for backward, in bytes; a multiple of 256.
 Index reserve_bytes(const Model& model, const Problem& problem);

@@ -67,7 +67,8 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) cudaFreeAsync(data_, stream_);
+    // In a capture CUDA takes back only what was allocated in it; the rest is lost.
+    if (data_ != nullptr && cudaFreeAsync(data_, stream_) != cudaSuccess) cudaGetLastError();
   }
   void* data() const { return data_; }
   // Never gives it back.

@@ -220,7 +220,7 @@ Index Array::size() const {
 void Array::ready_for(const Stream& reader) const {
   if (reader == stream) return;
   const DeviceScope scope(device);
-  wait_for(reader.handle, stream.handle);
+  if (!memory || !memory->written) wait_for(reader.handle, stream.handle);
   if (memory) memory->used_on(reader);
 }
 

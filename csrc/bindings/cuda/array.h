@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -32,6 +33,8 @@ class Memory {
 
   void* data() const { return buffer_.data(); }
   void used_on(const Stream& stream);
+  // What was written is there, so that no stream needs to wait; until others may write.
+  std::atomic<bool> written = false;
 
  private:
   const int device_;

@@ -86,6 +86,7 @@ py::object to_dlpack(const Array& array, const std::optional<std::intptr_t>& str
                            "; numpy() copies it to the CPU");
   const std::optional<Stream> reader = reader_of(stream);
   if (reader) array.ready_for(*reader);
+  if (array.memory) array.memory->written = false;
   const bool copies = copy.value_or(false);
   const Array given = copies ? copied(array, "the copy", reader.value_or(array.stream)) : array;
   if (max_version && max_version->first >= 1)
@@ -101,6 +102,7 @@ py::dict interface_of(const Array& array) {
   // AttributeError: to Python the array then has no such attribute.
   if (array.type == Type::bfloat16)
     throw py::attribute_error("the CUDA array interface has no bfloat16; DLPack has");
+  if (array.memory) array.memory->written = false;
   py::dict interface;
   interface["shape"] = shape_of(array);
   interface["typestr"] = array.type == Type::float32 ? "<f4" : "<f2";
@@ -174,6 +176,7 @@ Array from_numpy(py::handle object, const std::optional<std::string>& dtype, py:
                       current_device(), stream_of(stream));
   const py::array host = converted(given, type);
   copy_and_wait(array.data, host.data(), array.bytes(), cudaMemcpyHostToDevice, array);
+  array.memory->written = true;
   return array;
 }
 

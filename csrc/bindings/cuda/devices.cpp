@@ -8,6 +8,7 @@
 
 #include "../../cuda/rnn.h"
 #include "../../cuda/runtime.h"
+#include "array.h"
 #include "stream.h"
 
 namespace fusedrnn::cuda {
@@ -194,6 +195,20 @@ std::optional<std::string> why_not() {
   std::string reason;
   count_devices(reason);
   return reason.empty() ? std::optional<std::string>() : reason;
+}
+
+std::optional<std::string> why_not_on(int device, const std::string& dtype) {
+  try {
+    const Type type = type_of_name(dtype, "dtype");
+    check_device(device_limits(device), type);
+    const DeviceScope scope(device);
+    check_code(type);
+    return {};
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  } catch (const Error& error) {
+    return error.what();
+  }
 }
 
 py::dict info() {

@@ -28,6 +28,9 @@ Products& ready_products(int device, cudaStream_t stream);
 // Why calls can't run on a GPU, if they can't. Like info(), it never throws for the lack of one.
 std::optional<std::string> why_not();
 
+// Why calls in this dtype can't run on this device, which is there.
+std::optional<std::string> why_not_on(int device, const std::string& dtype);
+
 // What is compiled, what is there, and if nothing is, why.
 py::dict info();
 

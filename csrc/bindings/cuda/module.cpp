@@ -114,6 +114,7 @@ void define_testing(py::module_& m) {
     FUSEDRNN_CUDA(cudaStreamDestroy, reinterpret_cast<cudaStream_t>(stream));
   });
   m.def("_zero", [](const Held<Array>& array) {
+    if (array->memory) array->memory->written = false;
     FUSEDRNN_CUDA(cudaMemsetAsync, array->data, 0, array->bytes(), array->stream.handle);
   });
 #ifdef FUSEDRNN_CUDA_EMULATION
@@ -151,6 +152,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
       "Return (row, besides): `Weights.train` keeps at most row * N + besides bytes for N rows.");
   m.def("info", &info);
   m.def("why_not", &why_not);
+  m.def("why_not_on", &why_not_on, py::arg("device"), py::arg("dtype"));
   m.def("use_products", &use_products, py::arg("name"), py::arg("directories"));
   define_testing(m);
 }

@@ -197,6 +197,8 @@ DeviceLimits device_limits() {
   FUSEDRNN_CUDA(cudaGetDeviceProperties, &properties, device);
   DeviceLimits limits = known_device(properties.major, properties.minor);
   limits.multiprocessors = properties.multiProcessorCount;
+  limits.cluster = largest_cluster(limits);
+  if (limits.cluster == 0) limits.gpcs = 0;
   return limits;
 }
 
@@ -280,6 +282,7 @@ Results on_gpu(const NetworkCase& c, const DeviceLimits& limits, int plan) {
   own_products().prepare();
   Context context{limits, own_products(), nullptr};
   context.x_bytes = c.x_bytes;
+  context.fall_back = false;
   if (plan >= 0)
     context.plan = [plan](const DeviceLimits& l, const RecurrentProblem& p) {
       const std::vector<Plan> all = candidates(l, p);

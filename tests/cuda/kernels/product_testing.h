@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/products.h"
+#include "cuda/runtime.h"
 
 namespace fusedrnn::cuda {
 
@@ -196,7 +197,13 @@ class TestScratch {
   std::size_t bytes_;
 };
 
-inline constexpr Type all_types[] = {Type::float32, Type::float16, Type::bfloat16};
+// Those that the device has.
+inline std::vector<Type> all_types() {
+  std::vector<Type> types = {Type::float32, Type::float16};
+  if (attribute(cudaDevAttrComputeCapabilityMajor, current_device()) >= 8)
+    types.push_back(Type::bfloat16);
+  return types;
+}
 
 struct Transposes {
   bool a, b;
@@ -206,7 +213,7 @@ inline constexpr Transposes all_transposes[] = {{false, true}, {false, false}, {
 // Calls body(case) for every type, type of the result, and what is transposed.
 template <class Body>
 void for_kinds(const Body& body) {
-  for (const Type type : all_types)
+  for (const Type type : all_types())
     for (const Transposes t : all_transposes) {
       ProductCase x;
       x.type = type, x.transpose_a = t.a, x.transpose_b = t.b;

@@ -119,14 +119,14 @@ TEST_CASE("product: k in parts") {
 }
 
 TEST_CASE("product: long sums lose nothing by parts") {
-  for (const Type type : all_types)
+  for (const Type type : all_types())
     for (const Transposes t : all_transposes)
       for (const Index parts : {1, 4})
         check_plan(layer_case(type, Type::float32, t, 9, 10, 1500), true, parts);
 }
 
 TEST_CASE("own_products: the products of a layer, N = 50, I = 24, H = 40, B = 5") {
-  for (const Type type : all_types) {
+  for (const Type type : all_types()) {
     check_own(layer_case(type, Type::float32, {false, true}, 50, 160, 24));  // W x
     check_own(layer_case(type, type, {false, false}, 50, 24, 160));          // dx
     check_own(layer_case(type, type, {true, false}, 160, 24, 50));           // dW
@@ -137,7 +137,7 @@ TEST_CASE("own_products: the products of a layer, N = 50, I = 24, H = 40, B = 5"
 }
 
 TEST_CASE("plan_product: parts of k cover it, and are worth their while") {
-  for (const Type type : all_types)
+  for (const Type type : all_types())
     for (const Index m : {1, 64, 65, 4096})
       for (const Index n : {1, 64, 512})
         for (const Index k : {0, 1, 100, 511, 1024, 100000}) {

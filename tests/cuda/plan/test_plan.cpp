@@ -406,6 +406,24 @@ TEST_CASE("steps: where nothing fits, for large products, and for very short seq
   CHECK(plan_recurrence(a100, problem(lstm, 768, 64, 1000)).tier == Tier::grid);
 }
 
+TEST_CASE("launches of few steps: each start counts") {
+  RecurrentProblem p = problem(lstm, 768, 64, 1000);
+  const auto clocks = [&](Index steps) {
+    p.launch_steps = steps;
+    return make_plan(a100, p, Tier::grid, 16, 2, 1).predicted_clocks;
+  };
+  const Index one = clocks(1000), two = clocks(500), four = clocks(250);
+  CHECK(one > 0);
+  CHECK(clocks(4000) == one);
+  CHECK(clocks(999) == two);
+  CHECK(two > one);
+  CHECK(four - one == 3 * (two - one));
+  p.launch_steps = 1;
+  CHECK(plan_recurrence(a100, p).tier == Tier::steps);
+  p.launch_steps = 0;
+  CHECK(fits(a100, p, {}) == "launches of no steps");
+}
+
 TEST_CASE("directions: side by side where both fit, else in launches of their own") {
   const RecurrentProblem narrow = problem(lstm, 512, 8, 1000, 2);
   const Plan both = make_plan(a100, narrow, Tier::grid, 16, 1, 1);
