@@ -120,6 +120,7 @@ def current_stream(array: object) -> Any:
     """Return the stream that work on this array belongs on; None is CUDA's default."""
     chosen = chosen_stream.get()
     if chosen is not None:
+        _check_stream(chosen, array)
         return chosen
     if isinstance(array, required().DeviceArray):
         return array
@@ -130,6 +131,16 @@ def current_stream(array: object) -> Any:
             with array.device:  # type: ignore[attr-defined]
                 return module.cuda.get_current_stream()
     return None
+
+
+def _check_stream(stream: object, array: Any) -> None:
+    """Raise ValueError for a stream of torch's or CuPy's that belongs to another GPU."""
+    if not hasattr(array, "__dlpack_device__"):
+        return
+    device = array.__dlpack_device__()[1]
+    index = getattr(stream, "device_index", getattr(stream, "device_id", None))
+    if isinstance(index, int) and index >= 0 and index != device:  # -1: of any
+        raise ValueError(f"stream: expected one of cuda:{device}, got one of cuda:{index}")
 
 
 def scope(array: object) -> contextlib.AbstractContextManager[object]:

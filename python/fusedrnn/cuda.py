@@ -12,6 +12,11 @@ that library too; without one, `asarray` makes a `DeviceArray` of an array of Nu
   not be changed or freed on another stream before the work is done (so keep arrays of JAX, which
   frees on streams of its own, until y is ready); the parameters, x and y of a tape not before its
   `backward` is.
+- What comes back is memory of our own, freed in the order of its stream with the last reference:
+  keep it until readers on other streams are done. (torch's ``record_stream`` knows nothing of it.
+  Where a library took it for a stream that only it knows, freeing it waits for the GPU.)
+- Calls can be captured in a CUDA graph, after a first call. Each replay has the same dropout mask;
+  results of before the capture that are dropped in it are not given back.
 - The first call of a process loads the kernels, so it takes longer.
 
 A GPU needs compute capability 7.5, and 8.0 for bfloat16. `functional.Weights`, float64,
@@ -28,16 +33,16 @@ from typing import TYPE_CHECKING, Any
 from . import _device
 
 if TYPE_CHECKING:
-    from ._cuda import DeviceArray
+    from ._cuda import DeviceArray as DeviceArray
 
-__all__ = ["DeviceArray", "asarray", "devices", "is_available", "stream", "why_not"]
+__all__ = ["asarray", "devices", "is_available", "stream", "why_not"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "DeviceArray":
         module = _device.load()
         if isinstance(module, str):
-            raise RuntimeError(f"CUDA isn't available: {module}")
+            raise AttributeError(f"{name}: {module}")
         return module.DeviceArray
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -65,6 +70,12 @@ def why_not() -> str | None:
     -------
     str or None
         "cudaErrorNoDevice: ...", for example.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> fusedrnn.cuda.why_not() == fusedrnn.info()["cuda"].get("error")
+    True
     """
     return _device.why_not()
 
@@ -76,6 +87,12 @@ def devices() -> list[dict[str, Any]]:
     -------
     list of dict
         ``name``; ``capability``, such as "9.0"; ``multiprocessors``; ``memory`` in bytes.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> bool(fusedrnn.cuda.devices()) == fusedrnn.cuda.is_available()
+    True
     """
     found: list[dict[str, Any]] = _device.info()["devices"]
     return found
@@ -107,8 +124,19 @@ def asarray(array: Any, dtype: str | None = None) -> DeviceArray:
     ValueError
         For another `dtype`, and for an array on a GPU that isn't contiguous or has another dtype
         than asked for.
+    BufferError
+        Where the other library refuses, as torch does for tensors that require gradients.
+    MemoryError
+        Where the GPU's memory is too small.
     RuntimeError
         Where CUDA isn't available.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> if fusedrnn.cuda.is_available():
+    ...     x = fusedrnn.cuda.asarray([[0.5, 1.0], [2.0, 3.0]], "float32")
+    ...     assert x.shape == (2, 2) and x.dtype == "float32" and x.numpy()[1, 0] == 2
     """
     kind = _device.required().DeviceArray
     if dtype is not None and not isinstance(dtype, str):
@@ -144,6 +172,16 @@ def stream(stream: Any) -> Iterator[None]:
     ------
     TypeError
         When a call finds that it is no stream.
+    ValueError
+        When a call finds that it is a handle of no single stream, such as 2, or a stream of another
+        GPU than x.
+
+    Examples
+    --------
+    >>> import fusedrnn
+    >>> if fusedrnn.cuda.is_available():
+    ...     with fusedrnn.cuda.stream(1):  # the handle of CUDA's default stream
+    ...         x = fusedrnn.cuda.asarray([0.5, 1.0], "float32")
     """
     token = _device.chosen_stream.set(stream)
     try:

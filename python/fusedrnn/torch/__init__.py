@@ -21,7 +21,7 @@ What is the same, and what is added:
 - `torch.compile`, `torch.export`, `torch.func` and autocast work; the operators are
   ``torch.ops.fusedrnn.rnn`` and its gradients.
 - A layer runs where its parameters are: on the CPU in float32 and float64, on a GPU of CUDA in
-  float32, float16 and bfloat16, in the lower precision under autocast, as cuDNN's.
+  float32, float16 and bfloat16, under autocast in autocast's dtype.
 - What the kernels can't take is computed by torch: other devices and dtypes, projections on a GPU,
   tensor subclasses, forward-mode differentiation, `torch.jit`. With `strict` that is an error.
   (`torch.jit.script` puts torch's own layers into the model that it is given.)

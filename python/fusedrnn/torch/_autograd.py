@@ -25,9 +25,9 @@ from torch.autograd import Function
 from .. import _core
 from .._network import CELLS, Array, Network
 from . import _differentiable
-from ._gpu import DeviceWeights, reserve_size
+from ._gpu import DeviceWeights
 from ._switches import NotAccelerated, Unsupported, strict
-from ._weights import as_array, as_tensor
+from ._weights import as_array, as_tensor, packed_weights
 
 __all__ = ["Call", "FusedRNN", "arrays_of", "backward", "forward", "modes_are_active", "state_of"]
 
@@ -102,7 +102,7 @@ def _new_reserve(packed: Packed, call: Call, x: Any, portable: bool) -> tuple[An
     """Return a reserve, and how much of it is the kernels', in elements."""
     rows, copy = math.prod(x.shape[:-1]), math.prod(x.shape[:-1]) * call.width
     if isinstance(packed, DeviceWeights):
-        kept = reserve_size(call.network, x.dtype, rows, call.drops)
+        kept = packed.reserve_size(x, call.drops)
         return (x.new_zeros if portable else x.new_empty)(kept + copy), kept
     row = packed.reserve_row(call.drops)
     kept = rows * (packed.portable_reserve_row(call.drops) if portable else row)
@@ -185,7 +185,9 @@ class FusedRNN(Function):
     ) -> tuple[Tensor, ...]:
         states = tensors[: call.states]  # and then the weights
         y, last, reserve = forward(packed, call, _lifted(call, x), _lifted_parts(call, states))
-        ctx.packed, ctx.call = packed, call
+        # On a GPU backward reads the parameters again, which by then may lie elsewhere (FSDP).
+        ctx.packed = None if isinstance(packed, DeviceWeights) else packed
+        ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(as_tensor(reserve), x, *tensors)
         if call.step:
@@ -205,7 +207,8 @@ class FusedRNN(Function):
             if modes_are_active():
                 found = _by_operator(call, x, states, weights, reserve, given)
             else:
-                found = _by_kernels(ctx.packed, call, x, states, reserve, given)
+                packed = ctx.packed or packed_weights(call.network, weights)
+                found = _by_kernels(packed, call, x, states, reserve, given)
         except Unsupported as reason:  # also gradients of is_grads_batched=True
             if strict.enabled:
                 raise NotAccelerated(f"{call.network.cell}: {reason}") from None

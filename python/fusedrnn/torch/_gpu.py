@@ -7,7 +7,8 @@ torch's allocator, and all work goes on torch's current stream.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,16 @@ from ._switches import Unsupported
 if TYPE_CHECKING:
     from .._cuda import DeviceArray
 
-__all__ = ["DTYPES", "DeviceWeights", "on_gpu", "place_of", "reserve_size", "why_not"]
+__all__ = [
+    "DTYPES",
+    "DeviceWeights",
+    "capturing",
+    "number_of",
+    "on_gpu",
+    "reserve_size",
+    "stream_of",
+    "why_not",
+]
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -30,14 +40,37 @@ def on_gpu(tensor: Tensor) -> bool:
     return bool(tensor.is_cuda)
 
 
-def place_of(tensor: Tensor) -> tuple[int, int]:
-    """Return the number of a tensor's GPU and the handle of the stream that is current there."""
-    return tensor.get_device(), torch.cuda.current_stream(tensor.device).cuda_stream
+def number_of(tensor: Tensor) -> int:
+    """Return the number of a tensor's GPU."""
+    number: int = tensor.get_device()
+    return number
 
 
-def why_not() -> str | None:
-    """Return why there are no kernels for GPUs, or None."""
-    return _device.why_not_yet()
+def stream_of(tensor: Tensor) -> int:
+    """Return the handle of the stream that is current on a tensor's GPU."""
+    handle: int = torch.cuda.current_stream(tensor.device).cuda_stream
+    return handle
+
+
+def capturing() -> bool:
+    """Return whether the calls on the current stream become part of a CUDA graph."""
+    return bool(torch.cuda.is_current_stream_capturing())
+
+
+def why_not(device: int, dtype: torch.dtype) -> str | None:
+    """Return why there are no kernels for a dtype on a GPU, or None."""
+    reason = _device.why_not_yet()
+    if reason is not None:
+        return f"no kernels for GPUs: {reason}"
+    if dtype not in DTYPES:
+        return f"{dtype} on a GPU"
+    return _why_not_on(device, DTYPES[dtype])
+
+
+@functools.cache
+def _why_not_on(device: int, dtype: str) -> str | None:
+    reason: str | None = _device.required().why_not_on(device, dtype)
+    return reason
 
 
 # What torch.compiler.assume_constant_result does, besides importing Dynamo, which takes seconds.
@@ -81,14 +114,14 @@ class DeviceWeights:
     """
 
     def __init__(self, network: Network, weights: Sequence[Tensor]) -> None:
-        reason = why_not()
+        reason = why_not(number_of(weights[0]), weights[0].dtype)
         if reason is not None:
-            raise Unsupported(f"no kernels for GPUs: {reason}")
+            raise Unsupported(reason)
         if network.proj_size:
             raise Unsupported("a projection on a GPU")
         self._network = network
         self._device, self._dtype = weights[0].device, weights[0].dtype
-        self._index, self._stream = place_of(weights[0])
+        self._index, self._stream = number_of(weights[0]), stream_of(weights[0])
         self._weights = list(map(self._take, weights))
         arrays = list(map(self._array, self._weights))
         self._kernels = _device.required().Weights(
@@ -103,6 +136,11 @@ class DeviceWeights:
             arrays[0],
         )
 
+    def reserve_size(self, x: Tensor, dropout: bool) -> int:
+        """Return how many elements `train` keeps, at most."""
+        self._check(x)
+        return reserve_size(self._network, x.dtype, math.prod(x.shape[:-1]), dropout)
+
     def infer(
         self,
         x: Tensor,
@@ -115,7 +153,8 @@ class DeviceWeights:
         """Return y and the last state."""
         x = self._time_first(x, batch_first)
         y, last = self._outputs(x, batch_sizes)
-        self._kernels.infer(
+        self._run(
+            self._kernels.infer,
             self._array(x),
             self._state(state),
             False,
@@ -140,7 +179,8 @@ class DeviceWeights:
         """Return y and the last state; what else `gradients` needs goes to `reserve`."""
         x = self._time_first(x, batch_first)
         y, last = self._outputs(x, batch_sizes)
-        self._kernels.train(
+        self._run(
+            self._kernels.train,
             self._array(x),
             self._state(state),
             False,
@@ -174,7 +214,8 @@ class DeviceWeights:
         dx = torch.empty_like(x)
         _, dfirst = self._outputs(x, batch_sizes)
         dweights = list(map(torch.empty_like, self._weights))
-        self._kernels.gradients(
+        self._run(
+            self._kernels.gradients,
             self._array(x),
             self._state(state),
             self._array(self._time_first(y, batch_first)),
@@ -191,14 +232,32 @@ class DeviceWeights:
         )
         return _time_second(dx, batch_first), dfirst, dweights
 
+    def _run(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call the kernels, which take memory beside torch's allocator while they run."""
+        try:
+            call(*arguments)
+        except MemoryError:
+            if capturing():
+                raise
+            torch.cuda.empty_cache()  # what the allocator keeps for later is memory too
+            try:
+                call(*arguments)
+            except MemoryError as error:
+                raise torch.cuda.OutOfMemoryError(str(error)) from None
+
     # Tensors, as the kernels read them
+
+    def _check(self, tensor: Any) -> None:
+        """Raise Unsupported for what isn't like the parameters, or not on a GPU (an array)."""
+        device = tensor.device if isinstance(tensor, Tensor) else "cpu"
+        if device != self._device:
+            raise Unsupported(f"a tensor on {device}, and parameters on {self._device}")
+        if tensor.dtype is not self._dtype:
+            raise Unsupported(f"tensors of other dtypes than the parameters', {self._dtype}")
 
     def _take(self, tensor: Tensor) -> Tensor:
         """Return a contiguous tensor of these values, perhaps the same."""
-        if tensor.device != self._device:
-            raise Unsupported(f"a tensor on {tensor.device}, and parameters on {self._device}")
-        if tensor.dtype is not self._dtype:
-            raise Unsupported(f"tensors of other dtypes than the parameters', {self._dtype}")
+        self._check(tensor)
         if tensor.is_neg() or tensor._is_zerotensor():  # has no memory of its own
             tensor = tensor.clone()
         return tensor.detach().contiguous()
@@ -227,6 +286,7 @@ class DeviceWeights:
 
     def _time_first(self, rows: Tensor, batch_first: bool) -> Tensor:
         """Return x or the like with the time as the first axis."""
+        self._check(rows)
         return self._take(_time_second(rows, batch_first))
 
     def _outputs(self, x: Tensor, batch_sizes: Any) -> tuple[Tensor, Any]:

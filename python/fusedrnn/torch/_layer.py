@@ -196,6 +196,8 @@ class RecurrentLayer:
             else:
                 last = (as_tensor(last),)
         else:
+            if dropout > 0 and _gpu.on_gpu(weights[0]) and _gpu.capturing():
+                raise Unsupported("dropout in a CUDA graph, which would repeat its mask")
             key = draw_key(dropout)
             numbers = (0, 0) if key is None else tuple(key.tolist())
             call = Call(network, batch_first, dropout, numbers, lengths, batch_sizes)
@@ -238,10 +240,11 @@ class RecurrentLayer:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        autocast = torch.is_autocast_enabled("cpu") and not _gpu.on_gpu(weights[0])
+        if autocast and torch.get_autocast_dtype("cpu") != torch.bfloat16:
             return "autocast to another dtype than bfloat16"
         parts = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
-        casts = not packed_input and self.mode == "LSTM" and torch.is_autocast_enabled("cpu")
+        casts = autocast and not packed_input and self.mode == "LSTM"
         reason = obstacle_of(x, parts, weights, torch.bfloat16 if casts else None)
         if reason is not None:
             return reason
@@ -329,9 +332,7 @@ def obstacle_of(
     if any(t.dtype not in allowed for t in (x, *states)):
         return f"tensors of other dtypes than the parameters', {dtype}"
     if _gpu.on_gpu(weights[0]):
-        reason = _gpu.why_not()
-        if reason is not None:
-            return f"no kernels for GPUs: {reason}"
+        return _gpu.why_not(_gpu.number_of(weights[0]), low or dtype)
     return None
 
 
@@ -344,7 +345,7 @@ def lower_dtype(weight: Tensor) -> torch.dtype | None:
 
 
 def lowered(x: Any, states: Sequence[Any], weights: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return float32 tensors in the dtype of autocast on a GPU; all of a layer's, as cuDNN's."""
+    """Return float32 tensors in the dtype of autocast on a GPU: all of a layer's."""
     low = lower_dtype(weights[0])
     if low is None:
         return x, states, weights

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
 from ._fallback import decline, is_traced
 from ._layer import check_states, lowered, needs_gradients, obstacle_of
@@ -34,6 +35,7 @@ class RecurrentCell:
     hidden_size: int
     bias: bool
     nonlinearity: str
+    weight_ih: Tensor
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step.
@@ -97,8 +99,10 @@ class RecurrentCell:
         return hx if lstm and isinstance(hx, (tuple, list)) else (hx,)
 
     def _low(self) -> torch.dtype | None:
-        """Return the dtype that torch's RNNCell has under autocast; the others stay float32."""
+        """Return the dtype of torch's RNNCell under the CPU's autocast; others stay float32."""
         if self.torch_class is not torch.nn.RNNCell or not torch.is_autocast_enabled("cpu"):
+            return None
+        if _gpu.on_gpu(self.weight_ih):
             return None
         low = torch.get_autocast_dtype("cpu")
         if low is not torch.bfloat16:

@@ -55,13 +55,11 @@ info = fusedrnn.info()["cuda"]
 assert not info["built"] and info["devices"] == [], info
 assert not cuda.is_available() and cuda.devices() == []
 assert cuda.why_not() == info["error"]
-def ask_for_the_class():
-    return cuda.DeviceArray
+assert not hasattr(cuda, "DeviceArray")
 calls = (
     lambda: cuda.asarray(np.zeros(3)),
     lambda: functional.infer("lstm", Elsewhere(), {}),
     lambda: functional.forward("lstm", Elsewhere(), {}),
-    ask_for_the_class,
 )
 for call in calls:
     try:
@@ -115,6 +113,20 @@ def test_no_driver_is_a_state():
     if fusedrnn.info()["cuda"]["emulated"]:  # elsewhere there is one
         hidden = {"FUSEDRNN_CUDA_EMULATION_DEVICE": "no_driver"}
         assert run(WITHOUT_DEVICE, **hidden).startswith(NO_DRIVER)
+
+
+def test_the_dtypes_of_older_gpus():
+    if not fusedrnn.info()["cuda"]["emulated"]:
+        pytest.skip("a GPU is as old as it is")
+    script = """
+from fusedrnn import _device
+for dtype in ("float32", "float16", "bfloat16"):
+    print(_device.required().why_not_on(0, dtype))
+"""
+    found = run(script, FUSEDRNN_CUDA_EMULATION_DEVICE="sm_75").splitlines()
+    reason = "bfloat16 needs a GPU of compute capability 8.0 or more, this one has 7.5"
+    assert found == ["None", "None", reason]
+    assert run(script, FUSEDRNN_CUDA_EMULATION_DEVICE="sm_80").splitlines() == ["None"] * 3
 
 
 def test_an_unknown_source_of_products():

@@ -27,6 +27,7 @@ from torch_problems import (  # noqa: E402
     states_of,
     step,
     tensors,
+    weighed,
 )
 
 EMULATED = fusedrnn.info()["cuda"].get("emulated", False)
@@ -48,7 +49,9 @@ def on_gpu(monkeypatch):
     torch.manual_seed(0)
     if EMULATED:
         monkeypatch.setattr(_gpu, "on_gpu", lambda tensor: True)
-        monkeypatch.setattr(_gpu, "place_of", lambda tensor: (0, 0))
+        monkeypatch.setattr(_gpu, "number_of", lambda tensor: 0)
+        monkeypatch.setattr(_gpu, "stream_of", lambda tensor: 0)
+        monkeypatch.setattr(_gpu, "capturing", lambda: False)
     with fusedrnn.torch.strict():
         yield
 
@@ -238,15 +241,26 @@ DECLINED = {
     "projection": (lambda: fusedrnn.torch.LSTM(5, 7, proj_size=2, device=DEVICE), {}),
     "float64": (lambda: fusedrnn.torch.GRU(5, 7, dtype=torch.float64, device=DEVICE), {}),
     "float16": (lambda: fusedrnn.torch.GRU(5, 7, device=DEVICE), {"dtype": torch.float16}),
+    "x of float64": (lambda: fusedrnn.torch.LSTM(5, 7, device=DEVICE), {"dtype": torch.float64}),
+    "x of int64": (
+        lambda: fusedrnn.torch.GRU(5, 7, batch_first=True, device=DEVICE),
+        {"dtype": torch.int64},
+    ),
 }
 
 
+@pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("name", DECLINED)
-def test_what_the_kernels_cannot_take_is_torchs(name):
+def test_what_the_kernels_cannot_take_is_torchs(name, recorded):
+    with torch.set_grad_enabled(recorded):
+        assert_declined(name)
+
+
+def assert_declined(name):
     make, options = DECLINED[name]
     layer = make()
     dtype = options.get("dtype", layer.weight_hh_l0.dtype)
-    x = inputs(11, 3, 5, dtype=dtype)
+    x = inputs(11, 3, 5).to(dtype)
     plain = copy.deepcopy(layer)
     plain.__class__ = layer.torch_class
     wanted = outcome(lambda: plain(x))
@@ -263,10 +277,90 @@ def test_what_the_kernels_cannot_take_is_torchs(name):
 @pytest.mark.without_gpu
 def test_without_cuda_the_layers_are_torchs(monkeypatch):
     monkeypatch.setattr(_gpu, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(_gpu, "why_not", lambda: "no such luck")
+    monkeypatch.setattr(_gpu, "why_not", lambda device, dtype: "no such luck")
     layer = fusedrnn.torch.GRU(5, 7)
-    with pytest.raises(fusedrnn.torch.NotAccelerated, match="no kernels for GPUs: no such luck"):
+    with pytest.raises(fusedrnn.torch.NotAccelerated, match="no such luck"):
         layer(torch.randn(11, 3, 5))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_an_input_that_is_not_on_the_gpu(monkeypatch, batch_first, recorded):
+    layer = fusedrnn.torch.LSTM(5, 7, batch_first=batch_first, device=DEVICE)
+    x, h = torch.randn(11, 3, 5), torch.zeros(1, 11 if batch_first else 3, 7)
+    if EMULATED:
+        monkeypatch.setattr(_gpu, "on_gpu", lambda tensor: tensor is not x and tensor is not h)
+    on = inputs(11, 3, 5)
+    with torch.set_grad_enabled(recorded):
+        for call in (lambda: layer(x), lambda: layer(on, (h, h))):
+            with pytest.raises(fusedrnn.torch.NotAccelerated, match="a tensor on cpu, and param"):
+                call()
+
+
+def test_parameters_may_have_moved_before_backward():
+    layer, x = fusedrnn.torch.GRU(5, 7, 2, device=DEVICE), inputs(11, 3, 5)
+    wanted = step(layer, x, None)[1]
+    layer.zero_grad()
+    x = leaves(x)
+    loss = weighed(tensors(layer(x)))
+    kept = []
+    with torch.no_grad():  # as FSDP does
+        for parameter in layer.parameters():
+            storage, values = parameter.untyped_storage(), parameter.clone()
+            size, before = storage.size(), storage.data_ptr()
+            storage.resize_(0)
+            kept.append(torch.full((size // 4,), float("nan"), device=DEVICE))  # in its place
+            storage.resize_(size)
+            with torch.autograd._unsafe_preserve_version_counter(parameter):
+                parameter.copy_(values)
+            kept.append(before != storage.data_ptr())
+    assert any(moved is True for moved in kept)
+    loss.backward()
+    found = [x.grad, *(parameter.grad for parameter in layer.parameters())]
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_dropout_is_not_captured_in_a_graph(monkeypatch):
+    layer, x = fusedrnn.torch.LSTM(5, 7, 2, dropout=0.5, device=DEVICE), inputs(11, 3, 5)
+    monkeypatch.setattr(_gpu, "capturing", lambda: True)
+    with pytest.raises(fusedrnn.torch.NotAccelerated, match="dropout in a CUDA graph"):
+        layer(x)
+    layer.eval()(x)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_torch_keeps_for_later_is_given_back_where_memory_is_short(monkeypatch, failures):
+    layer, x = fusedrnn.torch.LSTM(5, 7, device=DEVICE), inputs(11, 3, 5)
+    run, calls, emptied = _gpu.DeviceWeights._run, [], []
+
+    def short(self, call, *arguments):
+        def fails_at_first(*arguments):
+            calls.append(call)
+            if len(calls) <= failures:
+                raise MemoryError("cudaMallocAsync: cudaErrorMemoryAllocation")
+            call(*arguments)
+
+        run(self, fails_at_first, *arguments)
+
+    wanted = layer(x)
+    monkeypatch.setattr(_gpu.DeviceWeights, "_run", short)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+    if failures == 1:
+        assert all(map(torch.equal, tensors(layer(x)), tensors(wanted)))
+    else:
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="cudaErrorMemoryAllocation"):
+            layer(x)
+    assert len(calls) == 2 and len(emptied) == 1
+
+
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_autocast_on_the_cpu_is_not_for_gpus(kind, low):
+    layer, x = kind(5, 7, device=DEVICE), inputs(*((11,) if kind in LAYERS else ()), 3, 5)
+    wanted = tensors(layer(x))
+    with torch.autocast("cpu", low):
+        found = tensors(layer(x))
+    assert all(map(torch.equal, found, wanted))
 
 
 def test_accelerate_takes_what_the_kernels_for_gpus_know():
