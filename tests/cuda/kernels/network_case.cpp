@@ -182,7 +182,7 @@ std::string NetworkCase::text() const {
     text += std::string(" ") + name + "=" + std::to_string(value);
   if (!lengths.empty()) {
     text += " lengths";
-    for (const Index length : lengths) text += " " + std::to_string(length);
+    for (const Index length : lengths) text.append(" ").append(std::to_string(length));
   }
   if (!states) text += " no states";
   if (!biases) text += " no biases";
