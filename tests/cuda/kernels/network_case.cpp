@@ -58,19 +58,34 @@ struct Inputs {
       }
     }
     // relu's derivative jumps at zero: roundings of a half type next to it make another gradient.
-    // So its pre-activations keep away, by biases of 1 to 2 and small weights.
-    const bool jumps = std::string(cells[c.cell].name) == "rnn_relu" && c.biases;
-    const double scale = (jumps ? 0.3 : 1.5) / std::sqrt(static_cast<double>(c.hidden));
+    // So its pre-activations keep away, by biases of 1 to 2 and small weights, or, without biases,
+    // by sums of one sign.
+    const bool jumps = std::string(cells[c.cell].name) == "rnn_relu";
+    const auto scale = [&](Index columns) {
+      return (jumps && c.biases ? 0.3 : 1.5) / std::sqrt(static_cast<double>(columns));
+    };
+    const auto draw_weight = [&](Index columns) {
+      std::vector<double> v = draw(gates * columns, scale(columns));
+      if (jumps && !c.biases)
+        for (std::size_t i = 0; i < v.size(); ++i)
+          v[i] = std::copysign(v[i], i / static_cast<std::size_t>(columns) % 2 == 0 ? 1.0 : -1.0);
+      return v;
+    };
+    if (jumps && !c.biases)
+      for (auto* inputs : {&x, &h_0})
+        for (double& e : *inputs) e = std::abs(e);
     const auto draw_bias = [&](Index n) {
       std::vector<double> v = draw(n, 1);
-      for (double& e : v) e = rounded(jumps ? e + std::copysign(1.0, e) : scale * e, c.type);
+      for (double& e : v)
+        e = rounded(jumps ? e + std::copysign(1.0, e) : scale(c.hidden) * e, c.type);
       return v;
     };
     for (int l = 0; l < c.layers; ++l) {
       const Index input = l == 0 ? c.input : width;
       for (int d = 0; d < c.directions; ++d)
-        parameters.push_back({draw(gates * input, scale), draw(gates * c.hidden, scale),
-                              draw_bias(c.biases ? gates : 0), draw(c.biases ? gates : 0, scale)});
+        parameters.push_back({draw_weight(input), draw_weight(c.hidden),
+                              draw_bias(c.biases ? gates : 0),
+                              draw(c.biases ? gates : 0, scale(c.hidden))});
     }
   }
 };
