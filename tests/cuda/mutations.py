@@ -187,7 +187,7 @@ class Tree:
         configured = run(
             ["cmake", "-G", "Ninja", "-S", str(self.source), "-B", str(self.build),
              "-DFUSEDRNN_PYTHON=OFF", "-DFUSEDRNN_TESTS=ON", "-DFUSEDRNN_CUDA=EMULATED",
-             "-DFUSEDRNN_CUDA_RACES=ON", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -g"]
+             "-DFUSEDRNN_CUDA_RACES=ON", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1"]
         )  # fmt: skip
         if configured.returncode != 0:
             sys.exit(configured.stdout)

@@ -4,7 +4,7 @@
 //
 // Only kernel files are compiled so; all files are linked without the flag:
 //
-//   -O2 -g -fsanitize=thread -fno-tree-sra -include host_emulation/instrumented.h
+//   -O2 -g1 -fsanitize=thread -fno-tree-sra -include host_emulation/instrumented.h
 //
 // At -O0 and -O1, and in what is not inlined, GCC leaves some stores out. -fno-tree-sra, lest it
 // splits the 16 bytes of a float4 into four accesses: nothing to the race checker, but wrong for
