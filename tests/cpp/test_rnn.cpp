@@ -176,7 +176,9 @@ TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less
     int layers;
     Index steps, batch, hidden, every;
   };
-  constexpr Case cases[] = {{1, 600, 1, 9, 1}, {3, 300, 2, 35, 100}, {2, 60, 40, 35, 20}};
+  // Three or four segments, the first of them short; work for teams of rows and of layers. And no
+  // more: this is what takes longest under a sanitizer.
+  constexpr Case cases[] = {{1, 600, 1, 9, 1}, {3, 260, 3, 19, 80}, {2, 22, 40, 19, 7}};
   for_each_kind([&](int cell, int directions) {
     for (const Case& c : cases) {
       CAPTURE(c.layers);
@@ -192,14 +194,15 @@ TEST_CASE_TEMPLATE("rnn: checkpoints: the same bits with 1 to 3 threads, in less
         CAPTURE(threads);
         const ThreadLimit limit(threads);
         CHECK(train(some, weights, true) == want);
-        CHECK(train(some, weights, false) == from_zero);
       }
+      CHECK(train(some, weights, false) == from_zero);
       const Passes passes(model, some.problem, Use::forward);
       Tape<T> tapes[2];
       Outcome<T> out = sized(all);
       forward(weights, all.problem, sequence(all, out, true), &tapes[0]);
       forward(weights, some.problem, sequence(some, out, true), &tapes[1]);
       CHECK((tapes[1].bytes() < tapes[0].bytes()) == passes.recomputes());
+      if (passes.recomputes()) CHECK(passes.segments() > 2);
     }
   });
 }
