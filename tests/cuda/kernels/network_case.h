@@ -22,6 +22,7 @@ struct NetworkCase {
   bool biases = true;
   double dropout = 0;
   unsigned seed = 1;
+  unsigned noise = 0;  // not 0: the seed of noise as large as a rounding, in what goes in
   Index x_bytes = Index{128} << 20;  // as in Context
 
   std::string text() const;
@@ -51,22 +52,22 @@ struct Difference {
 };
 Difference difference(const Results& got, const Results& want, double least = 0);
 
+// The largest relative error of a number that is rounded to the type.
+inline double rounding(Type type) {
+  return type == Type::float32 ? 0x1p-24 : type == Type::float16 ? 0x1p-11 : 0x1p-8;
+}
+
 // For half types: they round numbers of about one, like h where the derivative is 1 - h^2, so that
 // what is left of differences is not relative to the result.
 inline double least_element(Type type) { return type == Type::float32 ? 0 : 0.25; }
 
 // Relative roundings: each step rounds h (and in backward d_a) to the type, some tens of roundings
 // in a row. float32: what the project asks for.
-inline double bound(Type type) {
-  switch (type) {
-    case Type::float32:
-      return 1e-5;
-    case Type::float16:
-      return 8 * 0x1p-11;
-    case Type::bfloat16:
-      return 8 * 0x1p-8;
-  }
-  return 0;
-}
+inline double bound(Type type) { return type == Type::float32 ? 1e-5 : 8 * rounding(type); }
+
+// The case, or its like with other numbers, so that its results hardly move where what goes in
+// moves by a rounding. (They may: a gradient of one element is one sum, which may cancel by chance;
+// a relative error says nothing then.) Only the CPU is asked.
+NetworkCase well_conditioned(NetworkCase c);
 
 }  // namespace fusedrnn::cuda::testing

@@ -33,6 +33,7 @@ void check_case(NetworkCase c, int plan = -1) {
   const DeviceLimits limits = device_limits();
   if (c.type == Type::bfloat16 && limits.major < 8) return;
   c.seed += seed();
+  c = well_conditioned(c);
   const Difference worst = difference(on_gpu(c, limits, plan), on_cpu(c), least_element(c.type));
   CAPTURE(c.text());
   CAPTURE(plan);
