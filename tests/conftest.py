@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import tempfile
-
-import pytest
 
 # One thread for the products of the NumPy reference. They are small, and two threads of OpenBLAS
 # that wait for each other make them 4 to 20 times slower, most of all on a busy machine. It doesn't
@@ -17,8 +17,11 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let Hypothesis keep what it stores out of the tree, and only while the tests run."""
-    storage = tempfile.TemporaryDirectory(prefix="fusedrnn-hypothesis-")
-    config.add_cleanup(storage.cleanup)
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = storage.name
+def pytest_configure() -> None:
+    """Let Hypothesis keep what it stores out of the tree, and only while the process runs.
+
+    (The workers of pytest-xdist are interrupted before they come to pytest's own cleaning.)
+    """
+    storage = tempfile.mkdtemp(prefix="fusedrnn-hypothesis-")
+    atexit.register(shutil.rmtree, storage, ignore_errors=True)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = storage
