@@ -45,7 +45,7 @@ class HeadCall {
   HeadCall(const HeadProblem<T>& problem, const HeadGradients<T>& gradients)
       : p_(problem),
         g_(gradients),
-        kernels_(isa().kernels->head<T>(problem.loss)),
+        kernels_(isa().kernels<T>().heads[problem.loss]),
         all_(arrange()) {}
 
   double run() {

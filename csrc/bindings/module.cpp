@@ -43,18 +43,10 @@ py::dict info() {
   return info;
 }
 
-template <class T>
-const MathKernels<T>& math_kernels() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().kernels->math_f32;
-  else
-    return isa().kernels->math_f64;
-}
-
 // out[i] = f(x[i]) with the elementary functions of the ISA in use, for tests. Denormals are kept.
 template <class T>
 py::array evaluate(const std::string& name, const py::array& x) {
-  const MathKernels<T>& kernels = math_kernels<T>();
+  const MathKernels<T>& kernels = isa().kernels<T>().math;
   const auto f = name == "exp"       ? kernels.exp
                  : name == "tanh"    ? kernels.tanh
                  : name == "sigmoid" ? kernels.sigmoid
@@ -83,7 +75,7 @@ std::uint64_t fingerprint(const std::vector<py::array>& arrays) {
   const GilRelease release(bytes > bytes_worth);
   std::uint64_t all = 0;
   for (const py::array& array : arrays)
-    all = isa().kernels->fingerprint(array.data(), array.nbytes(), all);
+    all = isa().kernels<float>().fingerprint(array.data(), array.nbytes(), all);
   return all;
 }
 

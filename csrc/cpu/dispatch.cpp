@@ -5,21 +5,21 @@
 
 namespace fusedrnn {
 
-namespace scalar {
-extern const KernelTable kernels;
-}
+#define FUSEDRNN_DECLARE(isa)                  \
+  namespace isa {                              \
+  extern const Kernels<float> kernels_float;   \
+  extern const Kernels<double> kernels_double; \
+  }
+FUSEDRNN_DECLARE(scalar)
 #if defined(FUSEDRNN_X86)
-namespace avx2 {
-extern const KernelTable kernels;
-}
-namespace avx512 {
-extern const KernelTable kernels;
-}
+FUSEDRNN_DECLARE(avx2)
+FUSEDRNN_DECLARE(avx512)
 #endif
+#undef FUSEDRNN_DECLARE
 
 const std::vector<Isa>& compiled_isas() {
   static const std::vector<Isa> isas = [] {
-    std::vector<Isa> list{{"scalar", &scalar::kernels, true}};
+    std::vector<Isa> list{{"scalar", &scalar::kernels_float, &scalar::kernels_double, true}};
 #if defined(FUSEDRNN_X86)
     // The compiler's run time asks CPUID, and XGETBV for what the operating system saves.
     __builtin_cpu_init();
@@ -31,8 +31,8 @@ const std::vector<Isa>& compiled_isas() {
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
 #endif
-    list.push_back({"avx2", &avx2::kernels, avx2});
-    list.push_back({"avx512", &avx512::kernels, avx512});
+    list.push_back({"avx2", &avx2::kernels_float, &avx2::kernels_double, avx2});
+    list.push_back({"avx512", &avx512::kernels_float, &avx512::kernels_double, avx512});
 #endif
     return list;
   }();
@@ -72,11 +72,11 @@ const Isa& isa() {
 template <class T>
 const CellKernels<T>& kernels_for(int cell, Index hidden) {
   static const bool forced = !forced_isa().empty();
-  const CellKernels<T>* kernels = &isa().kernels->cell<T>(cell);
+  const CellKernels<T>* kernels = &isa().kernels<T>().cells[cell];
   const auto lanes = [](const CellKernels<T>& k) { return k.sizes({1, 1, 1}).padded_hidden; };
   for (auto isa = compiled_isas().rbegin(); !forced && isa != compiled_isas().rend(); ++isa) {
     if (!isa->available) continue;  // not even its sizes() may be asked for
-    const CellKernels<T>& narrower = isa->kernels->cell<T>(cell);
+    const CellKernels<T>& narrower = isa->template kernels<T>().cells[cell];
     if (2 * hidden > lanes(*kernels) || lanes(narrower) == 1) break;
     kernels = &narrower;
   }

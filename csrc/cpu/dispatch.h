@@ -1,5 +1,5 @@
-// Which kernels run: one table per compiled ISA, the best one that this machine can execute, or the
-// one that FUSEDRNN_ISA names.
+// Which kernels run: those of the best compiled ISA that this machine can execute, or of the one that
+// FUSEDRNN_ISA names.
 #pragma once
 
 #include <string>
@@ -11,8 +11,17 @@ namespace fusedrnn {
 
 struct Isa {
   const char* name;
-  const KernelTable* kernels;
+  const Kernels<float>* f32;
+  const Kernels<double>* f64;
   bool available;  // this machine and its operating system can execute it
+
+  template <class T>
+  const Kernels<T>& kernels() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return *f32;
+    else
+      return *f64;
+  }
 };
 
 // Every compiled ISA, plainest first.

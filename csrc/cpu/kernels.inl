@@ -1,5 +1,7 @@
-// Instantiates every cell of cells.def and every loss of losses.def for one ISA. An isa_*.cpp
-// defines FUSEDRNN_ISA as the namespace of its vector type, includes its simd_*.h, then this file.
+// Instantiates every cell of cells.def and every loss of losses.def for one ISA and one scalar
+// type. An isa_*.cpp defines FUSEDRNN_ISA as the namespace of its vector types, includes its
+// simd_*.h, then this file. CMake compiles it once for each FUSEDRNN_SCALAR, float and double, so
+// that several processors share the work.
 //
 // Everything here is a template over that vector type, so every symbol carries the ISA's name: the
 // linker can never take a function compiled for one ISA in place of another's (a symbol scan in the
@@ -47,31 +49,24 @@ template <class T, class V = Vec<T>>
 constexpr MathKernels<T> math_kernels{map_exp<V>, map_tanh<V>, map_sigmoid<V>, probe_fma<V>,
                                       probe_read<V>};
 
-extern const KernelTable kernels;
-const KernelTable kernels{
+// kernels_float, kernels_double
+#define FUSEDRNN_JOIN_EXPANDED(a, b) a##b
+#define FUSEDRNN_JOIN(a, b) FUSEDRNN_JOIN_EXPANDED(a, b)
+#define FUSEDRNN_KERNELS FUSEDRNN_JOIN(kernels_, FUSEDRNN_SCALAR)
+extern const Kernels<FUSEDRNN_SCALAR> FUSEDRNN_KERNELS;
+const Kernels<FUSEDRNN_SCALAR> FUSEDRNN_KERNELS{
     {
-#define FUSEDRNN_CELL(type, name) cell_kernels<type, float>,
+#define FUSEDRNN_CELL(type, name) cell_kernels<type, FUSEDRNN_SCALAR>,
 #include "../cells/cells.def"
 #undef FUSEDRNN_CELL
     },
     {
-#define FUSEDRNN_CELL(type, name) cell_kernels<type, double>,
-#include "../cells/cells.def"
-#undef FUSEDRNN_CELL
-    },
-    {
-#define FUSEDRNN_LOSS(type, name) head_kernels<type, float>,
+#define FUSEDRNN_LOSS(type, name) head_kernels<type, FUSEDRNN_SCALAR>,
 #include "../losses/losses.def"
 #undef FUSEDRNN_LOSS
     },
-    {
-#define FUSEDRNN_LOSS(type, name) head_kernels<type, double>,
-#include "../losses/losses.def"
-#undef FUSEDRNN_LOSS
-    },
-    math_kernels<float>,
-    math_kernels<double>,
-    fingerprint<Vec<float>>,
+    math_kernels<FUSEDRNN_SCALAR>,
+    fingerprint<Vec<FUSEDRNN_SCALAR>>,
 };
 
 }  // namespace fusedrnn::FUSEDRNN_ISA

@@ -60,10 +60,10 @@ TEST_CASE("choose_isa: a word that is no ISA") {
 TEST_CASE("dispatch: every table has every cell") {
   for (const Isa& isa : compiled_isas()) {
     for (int i = 0; i < n_cells; ++i) {
-      CHECK((isa.kernels->cell<float>(i).forward != nullptr));
-      CHECK((isa.kernels->cell<float>(i).backward != nullptr));
-      CHECK((isa.kernels->cell<double>(i).forward != nullptr));
-      CHECK((isa.kernels->cell<double>(i).backward != nullptr));
+      CHECK((isa.kernels<float>().cells[i].forward != nullptr));
+      CHECK((isa.kernels<float>().cells[i].backward != nullptr));
+      CHECK((isa.kernels<double>().cells[i].forward != nullptr));
+      CHECK((isa.kernels<double>().cells[i].backward != nullptr));
     }
   }
 }

@@ -320,7 +320,7 @@ TEST_CASE_TEMPLATE("rnn: a stream takes the steps of forward, with 1 to 3 thread
 
 TEST_CASE("rnn: a schedule that is kept follows the number of threads") {
   const Model model{0, 300, 300, 1, 1};
-  const LayerSizes sizes = isa().kernels->cell<float>(0).sizes({300, 300, 300});
+  const LayerSizes sizes = isa().kernels<float>().cells[0].sizes({300, 300, 300});
   const ThreadLimit limit(1);
   Schedule schedule(model, {1, 64, 0, {}}, sizes);
   CHECK(schedule.threads() == 1);

@@ -188,7 +188,7 @@ void for_each_product_cell(const Body& body) {
     for (int i = 0; isa.available && i < n_cells; ++i) {
       const std::string kernels = isa.name + std::string(" ") + cells[i].name;
       CAPTURE(kernels);
-      body(isa.kernels->cell<T>(i), cells[i].spec, cells[i].name);
+      body(isa.kernels<T>().cells[i], cells[i].spec, cells[i].name);
     }
   }
 }

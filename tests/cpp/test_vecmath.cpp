@@ -72,17 +72,9 @@ const Function<T> functions[] = {
 };
 
 template <class T>
-const MathKernels<T>& math(const Isa& isa) {
-  if constexpr (std::is_same_v<T, float>)
-    return isa.kernels->math_f32;
-  else
-    return isa.kernels->math_f64;
-}
-
-template <class T>
 std::vector<T> apply(const Isa& isa, const Function<T>& f, const std::vector<T>& x) {
   std::vector<T> y(x.size());
-  (math<T>(isa).*f.kernel)(x.data(), y.data(), static_cast<Index>(x.size()));
+  (isa.kernels<T>().math.*f.kernel)(x.data(), y.data(), static_cast<Index>(x.size()));
   return y;
 }
 
