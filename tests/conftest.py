@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import os
-import shutil
 import signal
 import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None
 
 # One thread for the products of the NumPy reference. They are small, and two threads of OpenBLAS
 # that wait for each other make them 4 to 20 times slower, most of all on a busy machine. It doesn't
@@ -16,12 +26,54 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # A shell starts what it runs in the background with interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Fixtures that import what ``pip install '.[test]'`` doesn't bring.
+EXTRA_FIXTURES = {"torch", "run_node"}
 
-def pytest_configure() -> None:
-    """Let Hypothesis keep what it stores out of the tree, and only while the process runs.
 
-    (The workers of pytest-xdist are interrupted before they come to pytest's own cleaning.)
-    """
-    storage = tempfile.mkdtemp(prefix="fusedrnn-hypothesis-")
-    atexit.register(shutil.rmtree, storage, ignore_errors=True)
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = storage
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what a run stores out of the tree, and only while it lasts."""
+    if hasattr(config, "workerinput"):
+        return  # one of pytest-xdist's processes, which has the environment of the first
+    storage = tempfile.TemporaryDirectory(prefix="fusedrnn-tests-")
+    config.add_cleanup(storage.cleanup)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["FUSEDRNN_TEST_LOCKS"] = storage.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs more than the tests' extra, and let what must run alone come last."""
+    for item in items:
+        if EXTRA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.extras)
+    items.sort(key=lambda item: item.get_closest_marker("serial") is not None)
+
+
+@contextlib.contextmanager
+def locked(name: str, exclusive: bool) -> Iterator[None]:
+    """Hold a lock that the processes of this run share."""
+    with (Path(os.environ["FUSEDRNN_TEST_LOCKS"]) / name).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child that a test forked may hold the file too
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test marked ``serial`` have the machine for itself, however many processes test."""
+    if fcntl is None:
+        return (yield)
+    serial = item.get_closest_marker("serial") is not None
+    with contextlib.ExitStack() as stack:
+        # Whoever waits for the second lock holds the first, so that no test overtakes a serial one.
+        with locked("turnstile", exclusive=True):
+            stack.enter_context(locked("machine", exclusive=serial))
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    """The module torch; without it, the test is skipped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own making
+        return pytest.importorskip("torch")

@@ -170,8 +170,8 @@ def where_installed(peer):
     """Peers are optional. One that is there but broken fails: only what isn't there is left out."""
     needs = [peer] if peer == "torch" else [peer, "onnx"]
     missing = [name for name in needs if importlib.util.find_spec(name) is None]
-    mark = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
-    return pytest.param(peer, marks=mark)
+    missing_mark = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+    return pytest.param(peer, marks=[pytest.mark.extras, missing_mark])
 
 
 @pytest.mark.parametrize("peer", [where_installed(peer) for peer in baselines.RIVALS])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -25,13 +24,6 @@ VARIANTS = {
     "packed": {OURS, ours(LENGTHS), ours(DENSE), "torch"},
     "pools": {OURS, ours(ALONE), "torch", f"torch:{ALONE}"},
 }
-
-
-@pytest.fixture(scope="module")
-def torch():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("torch")
 
 
 # Cases

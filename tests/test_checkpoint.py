@@ -22,6 +22,8 @@ from scripts import output
 from test_determinism import assert_bits, assert_same, everything
 from test_functional import padded
 
+pytestmark = pytest.mark.isa
+
 VARIANTS = list(itertools.product(CELLS, DTYPES))
 STACKS = [
     {"layers": layers, "bidirectional": bidirectional, "dropout": dropout if layers > 1 else 0.0}

@@ -18,6 +18,8 @@ from fusedrnn.functional import Gradients
 from kernel_problems import CELLS, DTYPES, make, run, threads
 from reference_problems import pack, unpack
 
+pytestmark = pytest.mark.isa
+
 VARIANTS = list(itertools.product(CELLS, DTYPES))
 
 # How the threads may divide a problem: by rows, by units with a barrier a step, a direction each,

@@ -266,6 +266,7 @@ fusedrnn\\._core\\.Tape\\.__init__
 """
 
 
+@pytest.mark.extras
 def test_stubtest(tmp_path):
     pytest.importorskip("mypy.stubtest")
     allowed = tmp_path / "allowed"

@@ -9,6 +9,8 @@ from kernel_problems import CELLS, kink_distance, make, make_away_from_kinks, th
 from reference_problems import CASES, relative
 from test_reference_gradients import STEP, TOLERANCE, difference, numeric_gradient
 
+pytestmark = pytest.mark.isa
+
 # Differences move a pre-activation by 2 STEP times the gain of the network: 10 is allowed for.
 DISTANCE = 20 * STEP
 

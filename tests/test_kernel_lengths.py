@@ -28,6 +28,8 @@ from test_determinism import DIVISIONS, assert_bits, assert_same, everything
 from test_kernel_gradients import DISTANCE, TOLERANCE, check_along_directions
 from test_reference_gradients import numeric_gradient
 
+pytestmark = pytest.mark.isa
+
 VARIANTS = list(itertools.product(CELLS, DTYPES))
 KINDS = [*((cell, False) for cell in CELLS), ("lstm", True)]  # cell, whether it projects
 

@@ -30,6 +30,8 @@ from kernel_problems import (
 )
 from reference_problems import unpack
 
+pytestmark = pytest.mark.isa
+
 VARIANTS = list(itertools.product(CELLS, DTYPES))
 
 

@@ -16,6 +16,8 @@ from fusedrnn.models import (
 )
 from kernel_problems import DTYPES, threads
 
+pytestmark = pytest.mark.isa
+
 FUSED = {"cross_entropy": linear_cross_entropy, "squared_error": linear_squared_error}
 PLAIN = {"cross_entropy": cross_entropy, "squared_error": squared_error}
 REFERENCE = {"cross_entropy": reference.cross_entropy, "squared_error": reference.squared_error}

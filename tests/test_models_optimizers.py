@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -107,10 +106,7 @@ def test_steps_are_those_of_a_plain_loop(
 
 
 @pytest.mark.parametrize(("kind", "plain", "settings"), CASES)
-def test_steps_are_those_of_torch(kind, plain, settings):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch = pytest.importorskip("torch")
+def test_steps_are_those_of_torch(torch, kind, plain, settings):
     model = Parameters()
     tensors = {
         name: torch.nn.Parameter(torch.tensor(p))

@@ -14,6 +14,8 @@ import pytest
 import fusedrnn
 from scripts import PRELUDE, output, run
 
+pytestmark = pytest.mark.serial
+
 ISAS = fusedrnn.info()["isa_available"]
 CPUS = len(os.sched_getaffinity(0))
 

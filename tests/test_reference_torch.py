@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 
 from fusedrnn import reference
@@ -11,13 +9,6 @@ from reference_problems import CELLS, Problem, make, pack, relative, unpack
 
 # Both round in float64 in different orders: some 10 roundings of 1e-16 a step.
 TOLERANCE = 1e-12
-
-
-@pytest.fixture(scope="module")
-def torch():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("torch")
 
 
 def torch_module(torch, p: Problem, layers, bidirectional, bias, proj_size):

@@ -20,6 +20,8 @@ from reference_problems import pack, unpack
 from test_determinism import assert_bits
 from test_kernel_lengths import KINDS
 
+pytestmark = pytest.mark.isa
+
 CASES: list[dict[str, Any]] = [
     {},
     {"layers": 3, "bidirectional": True, "batch_first": True},

@@ -19,6 +19,8 @@ from stream_problems import assert_same_state, inputs, some_state
 from test_determinism import assert_bits
 from test_unusual_arrays import UNUSUAL
 
+pytestmark = pytest.mark.isa
+
 CELLS = {
     "lstm": fusedrnn.LSTM,
     "gru": fusedrnn.GRU,

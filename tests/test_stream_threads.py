@@ -14,6 +14,8 @@ from kernel_problems import threads
 from scripts import PRELUDE, output
 from stream_problems import assert_same_state, inputs
 
+pytestmark = pytest.mark.serial
+
 BUSY = "stream: another thread is in a step"
 
 

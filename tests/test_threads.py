@@ -12,6 +12,8 @@ import fusedrnn
 from fusedrnn import _core, functional
 from kernel_problems import make, threads
 
+pytestmark = pytest.mark.serial
+
 
 def test_set_and_get():
     with threads(3):

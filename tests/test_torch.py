@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -11,12 +9,7 @@ import fusedrnn
 from fusedrnn import functional
 from layer_problems import arrays, as_tuple, assert_equal, normal
 
-
-@pytest.fixture(scope="module")
-def torch():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("torch")
+pytestmark = pytest.mark.isa
 
 
 def torch_twin(torch, layer, make):

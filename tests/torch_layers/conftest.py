@@ -8,8 +8,19 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them all: torch is an extra."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.extras)
+
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob = ["test_*.py"]

@@ -24,6 +24,8 @@ from torch_problems import (
     twins,
 )
 
+pytestmark = pytest.mark.isa
+
 
 def functional(layer, *arguments, **options):
     """A function of arguments and parameters, all of them tensors, and their values."""

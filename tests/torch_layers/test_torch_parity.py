@@ -21,7 +21,7 @@ from torch_problems import (
     twins,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("strict")]
 
 VARIANTS = [
     {},

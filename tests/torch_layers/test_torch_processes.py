@@ -16,6 +16,8 @@ import torch
 import fusedrnn.torch
 from torch_problems import LAYERS, assert_near, tensors, twins
 
+pytestmark = pytest.mark.serial
+
 
 class Features(torch.utils.data.Dataset):
     """Items that a recurrent layer computes, in a worker process."""

@@ -28,6 +28,8 @@ from torch_problems import (
     weighed,
 )
 
+pytestmark = pytest.mark.isa
+
 VARIANTS = [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}]
 every_kind = pytest.mark.parametrize(("kind", "options"), KINDS, ids=kind_id)
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)

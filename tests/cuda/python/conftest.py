@@ -26,7 +26,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in others]
     old = reason is None and float(cuda.devices()[0]["capability"]) < 8
     for item in items:
-        if HERE not in item.path.parents or item.get_closest_marker("without_gpu"):
+        if HERE not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.cuda)
+        if item.get_closest_marker("without_gpu"):
             continue
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=f"no CUDA: {reason}"))

@@ -24,11 +24,6 @@ SMALL = Case("lstm", "train", 3, 4, 6, 5, "float16", layers=2, bidirectional=Tru
 THEIRS = f"torch:{GRAPH}"
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 @pytest.mark.without_gpu
 @pytest.mark.parametrize("dtype", cases.GPU_DTYPES)
 @pytest.mark.parametrize("mode", ["infer", "train"])

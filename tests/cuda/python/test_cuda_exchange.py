@@ -343,8 +343,7 @@ def test_arrays_of_every_kind_give_the_same_bits():
             np.testing.assert_array_equal(got, expected)
 
 
-def test_torch():
-    torch = pytest.importorskip("torch")
+def test_torch(torch):
     if fusedrnn.info()["cuda"]["emulated"] or not torch.cuda.is_available():
         pytest.skip("torch has no GPU, or another than the emulation")
     p = kernel_problems.make("lstm", "float32", layers=2, steps=5, batch=3, units=20)
