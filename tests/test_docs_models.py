@@ -1,4 +1,4 @@
-"""The pages on each kind of sequence problem: programs run, links lead somewhere, figures hold."""
+"""The pages on each kind of sequence problem: programs run, figures hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,7 +22,7 @@ PROBLEMS = [name for name, path in EXAMPLES.items() if "BOUNDS" in path.read_tex
 SOURCES = [*EXAMPLES.values(), *(ROOT / "python" / "fusedrnn" / "demo").glob("*.py")]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$", re.MULTILINE)
 
 
@@ -60,24 +59,17 @@ def test_pages_have_what_a_reader_looks_for(page):
         assert f"({page}.md)" in text("README")
 
 
-def links(page: str, *, pictures: bool) -> list[str]:
-    return [target for mark, target in LINK.findall(text(page)) if bool(mark) == pictures]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
-    for target in links(page, pictures=False):
-        if not urlsplit(target).scheme:
-            assert (PAGES[page].parent / target.partition("#")[0]).exists(), target
+def pictures(page: str) -> list[str]:
+    return PICTURE.findall(text(page))
 
 
 def test_pictures_are_those_that_the_programs_make():
     made = re.compile(r'options\.picture(?:s / )?\(?"(\w+?)(?:\.png)?"')
     programs = [path for path in SOURCES if path.name != "example.py"]
     names = {name for path in programs for name in made.findall(path.read_text("utf-8"))}
-    assert {Path(p).stem for page in PAGES for p in links(page, pictures=True)} == names
+    assert {Path(p).stem for page in PAGES for p in pictures(page)} == names
     for page in PAGES:
-        for picture in links(page, pictures=True):
+        for picture in pictures(page):
             assert picture == f"{Path(picture).stem}.png"
             assert (PAGES[page].parent / picture).is_file()
 

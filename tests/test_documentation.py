@@ -20,7 +20,11 @@ from fusedrnn import _core, functional, layers, models, reference, weights
 from fusedrnn._layer import Parameters
 from scripts import output
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+# The pages on models have tests of their own.
+PAGES = [README, *(page for page in DOCS if page.parent.name != "models")]
 PACKAGE = Path(fusedrnn.__file__).parent
 LAYERS = (fusedrnn.LSTM, fusedrnn.GRU, fusedrnn.RNN)
 
@@ -69,23 +73,32 @@ def test_examples_are_found():
     } <= found
 
 
-def readme_blocks() -> list[str]:
-    """The README's programs, without those for torch."""
-    text = README.read_text("utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [block for block in blocks if "import torch" not in block]
+def blocks(page: Path) -> list[str]:
+    """Return a page's programs, without those for torch."""
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [block for block in found if "import torch" not in block]
 
 
-def test_readme_blocks_run(tmp_path, monkeypatch):
-    blocks = readme_blocks()
-    assert blocks
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{k}")
+    for page in PAGES
+    for k, block in enumerate(blocks(page))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_programs_of_the_pages_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+    exec(compile(block, "<page>", "exec"), {"__name__": "page"})
+    assert not list(tmp_path.iterdir()), "a reader's folder stays as it was"
+
+
+def test_programs_are_found_on_the_pages():
+    assert {page.stem for page in PAGES if blocks(page)} >= {"README", "layers", "gpu"}
 
 
 def test_the_example_of_the_readme_is_short_and_lowers_its_loss():
-    (block,) = readme_blocks()[:1]
+    block = blocks(README)[0]
     assert len([line for line in block.splitlines() if line.strip()]) <= 14
     names: dict = {"__name__": "readme"}
     exec(compile(block, str(README), "exec"), names)
@@ -93,8 +106,19 @@ def test_the_example_of_the_readme_is_short_and_lowers_its_loss():
     assert (after**2).mean() < (before**2).mean()
 
 
-def test_names_in_the_readme_exist():
-    text = README.read_text("utf-8")
+def test_the_readme_is_short_and_its_commands_stand_on_lines_of_their_own():
+    lines = README.read_text("utf-8").splitlines()
+    assert len(lines) <= 120
+    for end in ("python -m fusedrnn demo", "python -m pytest"):
+        (command,) = (line for line in lines if line.startswith("python3 -m venv") and end in line)
+        assert re.fullmatch(
+            r"python3 -m venv \.venv && \.venv/bin/pip install '\.\[\w+\]' && .+", command
+        )
+
+
+@pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_on_the_pages_exist(page):
+    text = page.read_text("utf-8")
     for path in re.findall(r"`(fusedrnn(?!\.torch)(?:\.\w+)+)(?:\(\w*\))?`", text):
         value: object = fusedrnn
         for name in path.split(".")[1:]:

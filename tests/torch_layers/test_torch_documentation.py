@@ -13,7 +13,9 @@ import torch
 
 import fusedrnn.torch
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text("utf-8") for page in PAGES}
 FOLDER = Path(fusedrnn.torch.__file__).parent
 MODULES = ["fusedrnn.torch"] + [
     f"fusedrnn.torch.{path.stem}" for path in sorted(FOLDER.glob("*.py")) if path.stem != "__init__"
@@ -38,19 +40,49 @@ def test_examples_are_where_people_look():
             assert ">>>" in value.__doc__, name
 
 
-def test_the_readme(capsys):
-    text = README.read_text("utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    (block,) = [block for block in blocks if "import torch" in block]
-    names: dict = {"__name__": "readme"}
+def blocks(page: str) -> list[str]:
+    """Return a page's programs for torch."""
+    found = re.findall(r"^```python\n(.*?)^```", TEXTS[page], re.DOTALL | re.MULTILINE)
+    return [block for block in found if "import torch" in block]
+
+
+def run(block: str) -> dict:
+    names: dict = {"__name__": "page"}
     with fusedrnn.torch.strict():
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, "<page>", "exec"), names)
+    return names
+
+
+BLOCKS = [pytest.param(b, id=f"{page}-{k}") for page in TEXTS for k, b in enumerate(blocks(page))]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_programs_of_the_pages_run(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(block)
+    assert not list(tmp_path.iterdir()), "a reader's folder stays as it was"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md"])
+def test_a_page_begins_with_accelerate(page, capsys):
+    layer = run(blocks(page)[0])["model"][1]
     assert capsys.readouterr().out == "1: accelerated\n"
-    assert names["model"][1].weight_hh_l0.grad.any()
+    assert isinstance(layer, fusedrnn.torch.LSTM)
+
+
+def test_the_page_on_torch_goes_back_through_time():
+    assert run(blocks("docs/pytorch.md")[0])["model"][1].weight_hh_l0.grad.any()
+
+
+def test_names_on_the_pages_exist():
+    text = "\n".join(TEXTS.values())
     found = set(re.findall(r"`fusedrnn\.torch\.(\w+)", text))
-    assert found and found <= {*PUBLIC}
-    for path in re.findall(r"`python (examples/\w+\.py)", text):
-        assert (README.parent / path).is_file()
+    assert found
+    assert found <= {*PUBLIC}
+    programs = re.findall(r"`python (examples/\w+\.py)", text)
+    assert programs
+    for path in programs:
+        assert (ROOT / path).is_file()
 
 
 def sections(value: object) -> set[str]:
