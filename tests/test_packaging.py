@@ -12,7 +12,8 @@ import pytest
 import fusedrnn
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
 LICENSE = (ROOT / "LICENSE").read_text("utf-8")
 
 
@@ -48,6 +49,15 @@ def test_the_project_describes_itself_alike():
     assert [{"name": cited("name")}] == PROJECT["authors"]
     assert cited("abstract") == PROJECT["description"]
     assert cited("title") == PROJECT["name"]
+
+
+def test_what_the_pages_install_is_there():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    extras = set(re.findall(r"pip install '\.\[(\w+)\]'", text))
+    assert {"demo", "models", "test", "torch"} <= extras <= {*PROJECT["optional-dependencies"]}
+    groups = set(re.findall(r"--group (\w+)", text))
+    assert {"bench"} <= groups <= {*PYPROJECT["dependency-groups"]}
 
 
 def installed() -> importlib.metadata.Distribution | None:
