@@ -8,9 +8,11 @@ A module has the calls of a layer, so `fusedrnn.LSTM`, `GRU` and `RNN` are modul
     module.parameters, module.load_parameters(...), module.edit_parameters()
     module.random_state                                          what dropout draws next
 
-x is time-major: (T, B, ...). A module without a state takes None and returns None; one whose y has
-no time, as `Last`, has a true attribute `ends_time`, so that none behind it gets lengths. What a
-tape reads again must not be changed until `backward` is done: x, and y, which is read-only then.
+x is time-major: (T, B, ...). Past the lengths a module reads neither x nor dy, be it NaN or no
+symbol, and gives 0 for y and dx, so that nothing that stands there gets anywhere. A module without
+a state takes None and returns None; one whose y has no time, as `Last`, has a true attribute
+`ends_time`, so that none behind it gets lengths. What a tape reads again must not be changed until
+`backward` is done: x, and y, which is read-only then.
 """
 
 from __future__ import annotations

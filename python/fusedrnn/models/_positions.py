@@ -51,13 +51,13 @@ def check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> N
         raise ValueError(f"{name}: expected {shape}, got {array.shape}")
 
 
-def check_lengths(lengths: Any, shape: tuple[int, ...]) -> Integers:
+def check_lengths(lengths: Any, shape: tuple[int, ...], name: str = "lengths") -> Integers:
     """Return the lengths (B,) of sequences of shape (T, B), or () of one of shape (T,)."""
-    array = integers(lengths, "lengths")
-    check_shape(array, "lengths", shape[1:2])
+    array = integers(lengths, name)
+    check_shape(array, name, shape[1:2])
     wrong = array[(array < 0) | (array > shape[0])]
     if wrong.size:
-        raise ValueError(f"lengths: expected 0 to T = {shape[0]}, got {wrong.flat[0]}")
+        raise ValueError(f"{name}: expected 0 to T = {shape[0]}, got {wrong.flat[0]}")
     return array.astype(np.int64)  # in which lengths - 1 is below 0, and lengths + k an index
 
 
@@ -72,26 +72,6 @@ def steps_inside(steps: int, lengths: Integers) -> npt.NDArray[np.bool_]:
     """
     inside: npt.NDArray[np.bool_] = np.arange(steps).reshape(-1, *(1,) * lengths.ndim) < lengths
     return inside
-
-
-def zero_outside(x: Any, lengths: Any) -> npt.NDArray[Any]:
-    """Return a copy of x with 0 past the lengths, so that nothing matters that stands there.
-
-    Parameters
-    ----------
-    x : array
-        (T, B, ...), or (T, ...) of one sequence.
-    lengths : array of integers (B,), or ()
-
-    Examples
-    --------
-    >>> zero_outside(np.array([5, 6, -1]), 2)
-    array([5, 6, 0])
-    """
-    copy, ends = np.array(x), integers(lengths, "lengths")
-    if copy.ndim > 0:
-        copy[~steps_inside(len(copy), check_lengths(ends, copy.shape[: 1 + ends.ndim]))] = 0
-    return copy
 
 
 def positions(shape: tuple[int, ...], weights: Any, lengths: Any, counts: Any = None) -> Positions:

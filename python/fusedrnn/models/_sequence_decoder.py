@@ -16,7 +16,7 @@ from .._network import Array
 from ._composite import Composite
 from ._generation import StepFunction
 from ._module import Module, no_state
-from ._positions import Integers, check_lengths, integers, steps_inside
+from ._positions import Integers, check_lengths, integers
 from ._settings import representation
 from .beam_search import beam
 from .data import Batch
@@ -145,9 +145,9 @@ class SequenceDecoder(Composite):
         """
         no_state(state)
         taught, encoded = self._begin(batch, train=True)
-        u, _, target_tape = self.target.forward(taught.inputs)
+        u, _, target_tape = self.target.forward(taught.inputs, lengths=taught.lengths)
         h, _, decoder_tape = self.decoder.forward(u, encoded.state, lengths=taught.lengths)
-        y, tape = self._attend(h, encoded.memory, encoded.lengths, train=True)
+        y, tape = self._attend(h, taught.lengths, encoded.memory, encoded.lengths, train=True)
         loss = self.head.loss(y, taught.targets, weights=batch.weights, lengths=taught.lengths)
         found = {"head.weight": loss.gradients.weight, "head.bias": loss.gradients.bias}
 
@@ -179,7 +179,7 @@ class SequenceDecoder(Composite):
         no_state(state)
         taught, encoded = self._begin(batch, train=False)
         h = self._recur(taught, encoded)
-        y, _ = self._attend(h, encoded.memory, encoded.lengths, train=False)
+        y, _ = self._attend(h, taught.lengths, encoded.memory, encoded.lengths, train=False)
         loss = self.head.loss(
             y, taught.targets, weights=batch.weights, lengths=taught.lengths, gradients=False
         )
@@ -199,7 +199,7 @@ class SequenceDecoder(Composite):
         return taught, encoded
 
     def _teach(self, targets: Any, lengths: Any) -> Taught:
-        """Return the targets behind the start symbol, which also stands for what doesn't count."""
+        """Return the targets behind the start symbol, which also stands for what is ignored."""
         symbols = integers(targets, "targets")
         if symbols.ndim != 2 or len(symbols) < 1:
             raise ValueError(f"targets: expected (T, B), T at least 1, got {symbols.shape}")
@@ -208,27 +208,27 @@ class SequenceDecoder(Composite):
         before[before == self.head.ignore_index] = self.start
         if lengths is not None:
             lengths = check_lengths(lengths, symbols.shape)
-            before[~steps_inside(len(symbols), lengths)] = self.start
         return Taught(before, symbols, lengths)
 
     def _recur(self, taught: Taught, encoded: Encoded) -> Array:
         """Return h_1 .. h_T [T, B, H], without dropout."""
-        u, _ = self.target(taught.inputs)
+        u, _ = self.target(taught.inputs, lengths=taught.lengths)
         h: Array = self.decoder(u, encoded.state, lengths=taught.lengths)[0]
         return h
 
     def _attend(
-        self, h: Array, memory: Any, lengths: Any, *, train: bool, keys: Any = None
+        self, h: Array, h_lengths: Any, memory: Any, lengths: Any, *, train: bool, keys: Any = None
     ) -> tuple[Array, Any]:
         """Return ~h [T, B, A], or h without attention, and a tape."""
         if self.attention is None:
             return h, None
+        both = {"lengths": lengths, "query_lengths": h_lengths}
         if train:
-            context, tape = self.attention.forward(h, memory, lengths=lengths)
+            context, tape = self.attention.forward(h, memory, **both)
         else:
-            context, tape = self.attention.attend(h, memory, lengths=lengths, keys=keys)[0], None
+            context, tape = self.attention.attend(h, memory, keys=keys, **both)[0], None
         joined = np.concatenate((context, h), axis=-1)
-        y, _, combine_tape = self._parts["combine"].forward(joined)
+        y, _, combine_tape = self._parts["combine"].forward(joined, lengths=h_lengths)
         np.tanh(y, out=y)
         return y, (tape, combine_tape, y)
 
@@ -285,7 +285,7 @@ class SequenceDecoder(Composite):
             u, _ = self.target(symbols[np.newaxis])
             h, decoder_state = self.decoder(u, decoder_state)
             lengths = None if of_rows is None else of_rows[0]
-            y, _ = self._attend(h, memory, lengths, train=False, keys=keys)
+            y, _ = self._attend(h, None, memory, lengths, train=False, keys=keys)
             return self.head(y)[0][0], (decoder_state, memory, keys, of_rows)
 
         keys = None if self.attention is None else self.attention.keys(encoded.memory)

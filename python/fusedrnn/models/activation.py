@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
 from .._network import Array
 from ..functional import Gradients
-from ._module import Stateless, no_state
-from ._positions import check_shape
+from ._part import Part
 from ._registry import register
 
 
-class _Activation(Stateless):
-    """y = f(x), element by element; the derivative is a function of y."""
+class _Activation(Part):
+    """y = f(x), element by element, of any shape; the derivative is a function of y."""
 
     def __init__(self, *, dtype: npt.DTypeLike = "float32") -> None:
         super().__init__(dtype=dtype)
@@ -30,62 +28,18 @@ class _Activation(Stateless):
     def _derivative(self, y: Array) -> Array:
         """Return f'(x) where f(x) is y."""
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
-        """Return y, and None for a state; the arguments are those of `forward`."""
-        no_state(state)
-        return self._f(_core.as_array(x, "x", self._dtype_name)), None
-
-    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
-        """Return y, None for a state, and a tape for `backward`.
-
-        Parameters
-        ----------
-        x : array
-            Of any shape.
-        state : None
-        lengths
-            Not used.
-
-        Returns
-        -------
-        y : array
-            Like x. Read-only, since the tape reads it again.
-        state : None
-        tape
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a state, or a wrong dtype.
-        """
-        y = np.asarray(self(x, state)[0])
-        y.flags.writeable = False
+    def _forward(self, x: Array, state: None, lengths: Any) -> tuple[Array, None, Array]:
+        y = np.asarray(self._f(x))
         return y, None, y
 
-    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
-        """Return the gradient of x: dx = f' dy.
+    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any, Any]:
+        """Return what that of every part does; y is read-only, since the tape reads it again."""
+        y, last, tape = super().forward(x, state, lengths=lengths)
+        y.flags.writeable = False
+        return y, last, tape
 
-        Parameters
-        ----------
-        tape
-            From `forward`.
-        dy : array
-            Like y.
-        dstate : None
-
-        Returns
-        -------
-        Gradients
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype.
-        """
-        no_state(dstate, "dstate")
-        dy = _core.as_array(dy, "dy", self._dtype_name)
-        check_shape(dy, "dy", tape.shape)
-        return Gradients(self._derivative(tape) * dy, None, {})
+    def _backward(self, kept: Array, dy: Array, dstate: None) -> Gradients:
+        return Gradients(self._derivative(kept) * dy, None, {})
 
 
 @register

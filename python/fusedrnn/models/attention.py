@@ -18,7 +18,8 @@ and backward, with dc for the gradient of the context:
                          db = sum_ts da_ts                     dv = sum_ts d_e_ts u_ts
 
 Past the length of its sequence the memory has weight 0 and isn't read; where there is none at all
-the context is 0.
+the context is 0. Past the number of queries of its sequence nothing of queries or dc is read, and
+weights and contexts are 0.
 
 Queries need nothing of each other, so a decoder that attends *after* its recurrence runs over all
 its steps in one call.
@@ -42,7 +43,8 @@ from .. import _core
 from .._arguments import size as checked_size
 from .._network import Array
 from ._module import Stateless
-from ._positions import check_lengths, check_shape, steps_inside
+from ._padding import Padding
+from ._positions import check_shape
 from ._registry import register
 
 # Of the additive scores' array [B, T, S, A], which is made for a few queries at a time: 4 MiB in
@@ -62,11 +64,12 @@ class AttentionGradients:
 @dataclass(frozen=True)
 class _Tape:
     query: Array  # [B, T, Q]
-    memory: Array  # [B, S, M], 0 past the lengths
+    memory: Array  # [B, S, M], 0 past the lengths, as the queries
     q: Array  # [B, T, A]
     k: Array  # [B, S, A]
     alpha: Array  # [B, T, S]
     parameters: Any
+    padding: Padding  # of queries and contexts (T, B, ...)
 
 
 class Attention(Stateless):
@@ -110,9 +113,11 @@ class Attention(Stateless):
             for name, shape in self._shapes().items()
         }
 
-    def __call__(self, query: Any, memory: Any, *, lengths: Any = None) -> Array:
+    def __call__(
+        self, query: Any, memory: Any, *, lengths: Any = None, query_lengths: Any = None
+    ) -> Array:
         """Return the context (T, B, M); the arguments are those of `forward`."""
-        context, _ = self.forward(query, memory, lengths=lengths)
+        context, _ = self.forward(query, memory, lengths=lengths, query_lengths=query_lengths)
         return context
 
     def keys(self, memory: Any) -> Array:
@@ -136,13 +141,19 @@ class Attention(Stateless):
         return keys
 
     def attend(
-        self, query: Any, memory: Any, *, lengths: Any = None, keys: Any = None
+        self,
+        query: Any,
+        memory: Any,
+        *,
+        lengths: Any = None,
+        query_lengths: Any = None,
+        keys: Any = None,
     ) -> tuple[Array, Array]:
         """Return the context, and the weights that made it: for pictures, and step by step.
 
         Parameters
         ----------
-        query, memory, lengths
+        query, memory, lengths, query_lengths
             As in `forward`.
         keys : array (S, B, A), optional
             From `keys`, of this memory, so that it needn't be multiplied again.
@@ -151,30 +162,36 @@ class Attention(Stateless):
         -------
         context : array (T, B, M)
         alpha : array (T, B, S)
-            Their sum over S is 1; 0 past the lengths.
+            Their sum over S is 1; 0 past the lengths of memory and queries.
 
         Raises
         ------
         ValueError, TypeError
             As from `forward`.
         """
-        context, tape = self._forward(query, memory, lengths, keys)
+        context, tape = self._forward(query, memory, lengths, query_lengths, keys)
         return context, tape.alpha.swapaxes(0, 1)
 
-    def forward(self, query: Any, memory: Any, *, lengths: Any = None) -> tuple[Array, Any]:
+    def forward(
+        self, query: Any, memory: Any, *, lengths: Any = None, query_lengths: Any = None
+    ) -> tuple[Array, Any]:
         """Return the context of each query, and a tape for `backward`.
 
         Parameters
         ----------
         query : array (T, B, Q)
+            Not read past the query lengths.
         memory : array (S, B, M)
             Not read past the lengths.
         lengths : array of integers (B,), optional
             How many vectors the memory of each sequence has, from 0 to S.
+        query_lengths : array of integers (B,), optional
+            How many queries each sequence has, from 0 to T.
 
         Returns
         -------
         context : array (T, B, M)
+            0 past the query lengths.
         tape
 
         Raises
@@ -182,7 +199,7 @@ class Attention(Stateless):
         ValueError, TypeError
             For a wrong shape, dtype or length.
         """
-        return self._forward(query, memory, lengths, None)
+        return self._forward(query, memory, lengths, query_lengths, None)
 
     def backward(self, tape: Any, dcontext: Any) -> AttentionGradients:
         """Return the gradients of queries, memory and parameters.
@@ -192,6 +209,7 @@ class Attention(Stateless):
         tape
             From `forward`.
         dcontext : array (T, B, M)
+            Not read past the query lengths.
 
         Returns
         -------
@@ -205,7 +223,7 @@ class Attention(Stateless):
         dcontext = _core.as_array(dcontext, "dcontext", self._dtype_name)
         batch, steps, _ = tape.query.shape
         check_shape(dcontext, "dcontext", (steps, batch, self.memory_size))
-        dc, alpha = dcontext.swapaxes(0, 1), tape.alpha
+        dc, alpha = tape.padding.without(dcontext).swapaxes(0, 1), tape.alpha
         d_alpha = dc @ tape.memory.swapaxes(1, 2)
         d_e = alpha * (d_alpha - (alpha * d_alpha).sum(axis=-1, keepdims=True))
         dq, dk, parameters = self._scores_backward(d_e, tape)
@@ -217,29 +235,31 @@ class Attention(Stateless):
             (dq @ p["query"]).swapaxes(0, 1), d_memory.swapaxes(0, 1), ordered
         )
 
-    def _forward(self, query: Any, memory: Any, lengths: Any, keys: Any) -> tuple[Array, _Tape]:
+    def _forward(
+        self, query: Any, memory: Any, lengths: Any, query_lengths: Any, keys: Any
+    ) -> tuple[Array, _Tape]:
         """Return what `forward` does, with keys that may be known already."""
         query = self._read(query, "query", ("T", "B", self.query_size))
         memory = self._read(memory, "memory", ("S", "B", self.memory_size))
         if query.shape[1] != memory.shape[1]:
             wanted = (memory.shape[0], query.shape[1], self.memory_size)
             raise ValueError(f"memory: expected {wanted}, got {memory.shape}")
-        query, memory, inside = query.swapaxes(0, 1), memory.swapaxes(0, 1), None
-        if lengths is not None:
-            lengths = check_lengths(lengths, (memory.shape[1], memory.shape[0]))
-            inside = steps_inside(memory.shape[1], lengths).T  # [B, S]
-            memory = np.where(inside[..., np.newaxis], memory, memory.dtype.type(0))
+        of_memory = Padding.of(lengths, memory.shape[:2])
+        padding = Padding.of(query_lengths, query.shape[:2], "query_lengths")
         p = self.parameters
+        if keys is not None:
+            keys = _core.as_array(keys, "keys", self._dtype_name)
+            check_shape(keys, "keys", (*memory.shape[:2], self.size))
+            k = of_memory.without(keys).swapaxes(0, 1)
+        query = padding.without(query).swapaxes(0, 1)
+        memory = of_memory.without(memory).swapaxes(0, 1)
         if keys is None:
             k = memory @ p["key"].T
-        else:
-            k = _core.as_array(keys, "keys", self._dtype_name)
-            check_shape(k, "keys", (memory.shape[1], memory.shape[0], self.size))
-            k = k.swapaxes(0, 1)
         q = query @ p["query"].T
-        alpha = _softmax(self._scores(q, k, p), inside)
-        context = alpha @ memory
-        return context.swapaxes(0, 1), _Tape(query, memory, q, k, alpha, p)
+        alpha = _softmax(self._scores(q, k, p), of_memory.outside)
+        padding.clear(alpha.swapaxes(0, 1))
+        context = (alpha @ memory).swapaxes(0, 1)
+        return context, _Tape(query, memory, q, k, alpha, p, padding)
 
     @abc.abstractmethod
     def _scores(self, q: Array, k: Array, p: Any) -> Array:
@@ -373,10 +393,10 @@ class AdditiveAttention(Attention):
         return [slice(t, t + step) for t in range(0, q.shape[1], step)]
 
 
-def _softmax(e: Array, inside: npt.NDArray[np.bool_] | None) -> Array:
-    """Return the softmax over the last axis [B, T, S], of what is `inside` [B, S]; 0 elsewhere."""
-    if inside is not None:
-        e = np.where(inside[:, np.newaxis], e, -np.inf)
+def _softmax(e: Array, outside: npt.NDArray[np.bool_] | None) -> Array:
+    """Return the softmax over S of e [B, T, S]; 0 of what is `outside` [S, B]."""
+    if outside is not None:
+        e = np.where(outside.T[:, np.newaxis], e.dtype.type(-np.inf), e)
     lowest = np.finfo(e.dtype).min  # where nothing is inside, the largest must not be -inf
     e -= e.max(axis=-1, keepdims=True, initial=lowest)
     np.exp(e, out=e)

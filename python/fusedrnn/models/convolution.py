@@ -11,15 +11,16 @@ from .. import _core
 from .._arguments import flag, size
 from .._network import Array
 from ..functional import Gradients
-from ._module import Stateless, no_state
-from ._positions import check_lengths, check_shape, steps_inside
+from ._module import no_state
+from ._part import Part
+from ._positions import Integers, check_shape
 from ._registry import register
 
 PADDINGS = ("causal", "same")
 
 
 @register
-class Conv1d(Stateless):
+class Conv1d(Part):
     r"""A convolution over time, of odd or even width K.
 
     .. math::
@@ -32,6 +33,9 @@ class Conv1d(Stateless):
     convolution goes on where the last call ended, given its state: the last K - 1 inputs.
 
     As in every framework this is a correlation: W is not turned round.
+
+    x is (T, B, I), or (T, I) for one sequence, and y (T, B, O), or (T, O). The state of a causal
+    convolution is (K - 1, B, I), or (K - 1, I); zero if not given. The other has none.
 
     Parameters
     ----------
@@ -128,81 +132,38 @@ class Conv1d(Stateless):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.outputs, self.width, self.inputs)}
         return shapes | ({"bias": (self.outputs,)} if self.bias else {})
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any]:
-        """Return y and the last state; the arguments are those of `forward`."""
-        y, state, _ = self.forward(x, state, lengths=lengths)
-        return y, state
-
-    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, Any, Any]:
-        """Return y, the last state and a tape for `backward`.
-
-        Parameters
-        ----------
-        x : array
-            (T, B, I), or (T, I) for one sequence. Not read past the lengths.
-        state : array, optional
-            Of a causal convolution, the K - 1 inputs before x: (K - 1, B, I), or (K - 1, I); zero
-            if not given. None of the other.
-        lengths : array of integers (B,), optional
-            How many steps each sequence has, from 0 to T; an integer for one sequence.
-
-        Returns
-        -------
-        y : array
-            (T, B, O), or (T, O); 0 past the end of a sequence.
-        state : array or None
-            The last K - 1 inputs of each sequence, to go on with.
-        tape
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape, dtype or length, or a state where there is none.
-        """
-        x = _core.as_array(x, "x", self._dtype_name)
-        if x.ndim not in (2, 3) or x.shape[-1] != self.inputs or len(x) == 0:
+    def _read(self, x: Any) -> Array:
+        array = super()._read(x)
+        if array.ndim not in (2, 3) or array.shape[-1] != self.inputs or len(array) == 0:
             wanted = f"(T, B, {self.inputs}) or (T, {self.inputs}) with T > 0"
-            raise ValueError(f"x: expected {wanted}, got {x.shape}")
-        inside = None
-        if lengths is not None:
-            lengths = check_lengths(lengths, x.shape[:-1])
-            inside = steps_inside(len(x), lengths)[..., np.newaxis]
-        padded = self._padded(x, self._checked_state(state, x), inside)
+            raise ValueError(f"x: expected {wanted}, got {array.shape}")
+        return array
+
+    def _read_state(self, state: Any, shape: tuple[int, ...], name: str) -> Array | None:
+        if state is None or self.padding == "same":
+            no_state(state, name)
+            return None
+        before = _core.as_array(state, name, self._dtype_name)
+        check_shape(before, name, (self.width - 1, *shape[1:]))
+        return before
+
+    def _forward(
+        self, x: Array, state: Array | None, lengths: Integers | None
+    ) -> tuple[Array, Any, Any]:
+        padded = self._padded(x, state)
         p = self.parameters  # of one version, whatever another thread loads
         weight = p["weight"]
-        windows = self._windows(padded, len(x))
-        y: Array = windows @ weight.reshape(self.outputs, -1).T
+        y: Array = self._windows(padded, len(x)) @ weight.reshape(self.outputs, -1).T
         if self.bias:
             y += p["bias"]
-        y = _inside(y.reshape((*x.shape[:-1], self.outputs)), inside)
-        return y, self._last(padded, len(x), lengths), (padded, x.shape, weight, inside, lengths)
+        last = self._last(padded, len(x), lengths)
+        y = y.reshape((*x.shape[:-1], self.outputs))
+        return y, last, (padded, x.shape, weight, lengths)
 
-    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
-        """Return the gradients of x, of the initial state and of the parameters.
-
-        Parameters
-        ----------
-        tape
-            From `forward`.
-        dy : array
-            Like y.
-        dstate : array, optional
-            The gradient of the last state; None is zero.
-
-        Returns
-        -------
-        Gradients
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype.
-        """
-        padded, shape, weight, inside, lengths = tape
+    def _backward(self, kept: Any, dy: Array, dstate: Array | None) -> Gradients:
+        padded, shape, weight, lengths = kept
         steps = shape[0]
-        dy = _core.as_array(dy, "dy", self._dtype_name)
-        check_shape(dy, "dy", (*shape[:-1], self.outputs))
-        rows = _inside(dy, inside).reshape(-1, self.outputs)
+        rows = dy.reshape(-1, self.outputs)
         d_weight = (rows.T @ self._windows(padded, steps)).reshape(weight.shape)
         d_padded = np.zeros_like(padded)
         for k in range(self.width):
@@ -210,34 +171,19 @@ class Conv1d(Stateless):
         parameters: dict[str, Array] = {"weight": d_weight}
         if self.bias:
             parameters["bias"] = rows.sum(axis=0)
-        if self.padding == "same":
-            no_state(dstate, "dstate")
-        elif dstate is not None:
-            dstate = _core.as_array(dstate, "dstate", self._dtype_name)
-            check_shape(dstate, "dstate", (self.width - 1, *shape[1:]))
+        if dstate is not None:
             d_padded[self._last_index(shape, lengths)] += dstate
-        dx = _inside(d_padded[self._before : self._before + steps], inside)
+        dx = d_padded[self._before : self._before + steps]
         state = d_padded[: self.width - 1] if self.padding == "causal" else None
         return Gradients(dx, state, parameters)
 
-    def _checked_state(self, state: Any, x: Array) -> Array | None:
-        if state is None or self.padding == "same":
-            no_state(state)
-            return None
-        before = _core.as_array(state, "state", self._dtype_name)
-        check_shape(before, "state", (self.width - 1, *x.shape[1:]))
-        return before
-
-    def _padded(self, x: Array, state: Array | None, inside: Any) -> Array:
-        """Return x with the p inputs before it, and zeros behind it and past the lengths."""
+    def _padded(self, x: Array, state: Array | None) -> Array:
+        """Return x with the p inputs before it, and zeros behind it."""
         steps, before = len(x), self._before
         padded = np.zeros((steps + self.width - 1, *x.shape[1:]), self.dtype)
         if state is not None:
             padded[:before] = state
-        if inside is None:
-            padded[before : before + steps] = x
-        else:
-            np.copyto(padded[before : before + steps], x, where=inside)
+        padded[before : before + steps] = x
         return padded
 
     def _windows(self, padded: Array, steps: int) -> Array:
@@ -261,8 +207,3 @@ class Conv1d(Stateless):
         offsets = np.arange(self.width - 1).reshape(-1, *(1,) * lengths.ndim)
         times = offsets + lengths  # (K - 1, B)
         return (times, *np.indices(times.shape)[1:])
-
-
-def _inside(array: Array, inside: npt.NDArray[np.bool_] | None) -> Array:
-    """Return an array with 0 past the lengths, whatever stood there."""
-    return array if inside is None else np.where(inside, array, array.dtype.type(0))

@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core, _layer
+from .. import _layer
 from .._arguments import probability, random_state, word
 from .._network import Array
 from ..functional import Gradients
 from ..reference.dropout import dropout_words
-from ._module import RandomState, Stateless, no_state
-from ._positions import check_shape
+from ._module import RandomState
+from ._part import Part
 from ._registry import register
 
 
 @register
-class Dropout(Stateless):
+class Dropout(Part):
     """y = mask x in training, with dx = mask dy; y = x in inference.
 
-    Each element of the mask is 0 with probability p, and 1 / (1 - p) otherwise. The masks follow
-    from the seed and the number of the call, as in the layers (`fusedrnn.reference.dropout`).
+    x has any shape. Each element of the mask is 0 with probability p, and 1 / (1 - p) otherwise.
+    The masks follow from the seed and the number of the call, as in the layers
+    (`fusedrnn.reference.dropout`); lengths don't change them.
 
     Parameters
     ----------
@@ -81,43 +82,17 @@ class Dropout(Stateless):
             with _layer._lock:
                 self._seed, self._calls = checked[""]
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
-        """Return x, and None for a state: nothing is dropped in inference."""
-        no_state(state)
-        return _core.as_array(x, "x", self._dtype_name), None
+    def _infer(self, x: Array, state: None, lengths: Any) -> tuple[Array, None]:
+        return x, None
 
-    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
-        """Return y, None for a state, and a tape for `backward`.
-
-        Parameters
-        ----------
-        x : array
-            Of any shape.
-        state : None
-        lengths
-            Not used: they don't change the mask.
-
-        Returns
-        -------
-        y : array
-            Like x.
-        state : None
-        tape
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a state, or a wrong dtype.
-        """
-        no_state(state)
-        x = _core.as_array(x, "x", self._dtype_name)
+    def _forward(self, x: Array, state: None, lengths: Any) -> tuple[Array, None, Any]:
         if self.p == 0:
-            return x, None, (x.shape, None)
+            return x, None, None
         with _layer._lock:  # two threads must not draw the same mask
             key = self._seed, self._calls
             self._calls += 1
         mask = self._mask(x.shape, key)
-        return x * mask, None, (x.shape, mask)
+        return x * mask, None, mask
 
     def _mask(self, shape: tuple[int, ...], key: tuple[int, int]) -> Array:
         """Return the reference's `dropout_mask`, at once in this dtype: twice as fast."""
@@ -126,28 +101,5 @@ class Dropout(Stateless):
         mask *= 1 / (1 - self.p) if self.p < 1 else 0.0
         return mask
 
-    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
-        """Return the gradient of x.
-
-        Parameters
-        ----------
-        tape
-            From `forward`.
-        dy : array
-            Like y.
-        dstate : None
-
-        Returns
-        -------
-        Gradients
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype.
-        """
-        no_state(dstate, "dstate")
-        shape, mask = tape
-        dy = _core.as_array(dy, "dy", self._dtype_name)
-        check_shape(dy, "dy", shape)
-        return Gradients(dy if mask is None else mask * dy, None, {})
+    def _backward(self, kept: Any, dy: Array, dstate: None) -> Gradients:
+        return Gradients(dy if kept is None else kept * dy, None, {})

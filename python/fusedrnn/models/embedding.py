@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
 from .._arguments import size as checked_size
 from .._network import Array
 from ..functional import Gradients
-from ._module import Stateless, no_state
-from ._positions import check_shape, integers
+from ._part import Part
+from ._positions import integers
 from ._registry import register
 
 # Of the indices that are made at once for the gradient: 2 MiB, so that they stay in a cache.
@@ -20,10 +19,11 @@ CHUNK_ELEMENTS = 1 << 18
 
 
 @register
-class Embedding(Stateless):
-    """A vector for each symbol: x_t = E[symbol_t], a row of E.
+class Embedding(Part):
+    """A vector for each symbol: y_t = E[x_t], a row of E; of x (...) a y (..., size).
 
-    Backward, row k of dE is the sum of dx_t over all t where symbol k stands.
+    x are integers, 0 to symbols - 1. Backward, row k of dE is the sum of dy_t over all t where
+    symbol k stands; symbols have no gradient, so that of x is None.
 
     Parameters
     ----------
@@ -82,72 +82,29 @@ class Embedding(Stateless):
         """The size of the vectors."""
         return self._size
 
+    _feature_axes = 0
+
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.symbols, self.size)}
 
     def _initial(self, rng: np.random.Generator) -> dict[str, Array]:
         return {"weight": rng.standard_normal((self.symbols, self.size))}
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
-        """Return the vectors, and None for a state; the arguments are those of `forward`."""
-        y, _, _ = self.forward(x, state)
-        return y, None
+    def _read(self, x: Any) -> npt.NDArray[Any]:
+        return integers(x, "x")
 
-    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
-        """Return y, None for a state, and a tape for `backward`.
-
-        Parameters
-        ----------
-        x : array of integers (...)
-            The symbols, 0 to symbols - 1.
-        state : None
-        lengths
-            Not used: every position is on its own.
-
-        Returns
-        -------
-        y : array (..., size)
-        state : None
-        tape
-
-        Raises
-        ------
-        ValueError, TypeError
-            For symbols that aren't integers or aren't there, or a state.
-        """
-        no_state(state)
-        x = integers(x, "x")
+    def _forward(
+        self, x: npt.NDArray[Any], state: None, lengths: Any
+    ) -> tuple[Array, None, npt.NDArray[Any]]:
         if x.size and not (x.min() >= 0 and x.max() < self.symbols):
             wrong = x[(x < 0) | (x >= self.symbols)].flat[0]
             raise ValueError(f"x: expected symbols from 0 to {self.symbols - 1}, got {wrong}")
         return self.parameters["weight"][x], None, x
 
-    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
-        """Return the gradients.
-
-        Parameters
-        ----------
-        tape
-            From `forward`.
-        dy : array (..., size)
-        dstate : None
-
-        Returns
-        -------
-        Gradients
-            Of the parameters; symbols have none, so that of x is None.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype.
-        """
-        no_state(dstate, "dstate")
-        dy = _core.as_array(dy, "dy", self._dtype_name)
-        check_shape(dy, "dy", (*tape.shape, self.size))
+    def _backward(self, kept: npt.NDArray[Any], dy: Array, dstate: None) -> Gradients:
         d_weight = np.zeros((self.symbols, self.size), self.dtype)
         rows, columns = dy.reshape(-1, self.size), np.arange(self.size)
-        symbols = tape.reshape(-1, 1).astype(np.intp)
+        symbols = kept.reshape(-1, 1).astype(np.intp)
         # `add.at` is fast for numbers one by one, not for rows. It adds in the order of positions.
         step = max(CHUNK_ELEMENTS // self.size, 1)
         for part in (slice(start, start + step) for start in range(0, len(rows), step)):

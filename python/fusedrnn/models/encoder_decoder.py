@@ -41,7 +41,7 @@ from .._layer import Layer
 from .._network import Array
 from . import _bridge
 from ._module import Module
-from ._positions import Integers, check_lengths, steps_inside, zero_outside
+from ._positions import Integers, check_lengths
 from ._registry import register
 from ._sequence_decoder import Encoded, SequenceDecoder, check_decoder, check_layer, named, run
 from .attention import Attention
@@ -212,9 +212,9 @@ class EncoderDecoder(SequenceDecoder):
         batch = Batch(inputs, targets, lengths, target_lengths)
         taught, encoded = self._begin(batch, train=False)
         h = self._recur(taught, encoded)
-        weights: Array = self.attention.attend(h, encoded.memory, lengths=encoded.lengths)[1]
-        if taught.lengths is not None:
-            weights[~steps_inside(len(h), taught.lengths)] = 0
+        weights: Array = self.attention.attend(
+            h, encoded.memory, lengths=encoded.lengths, query_lengths=taught.lengths
+        )[1]
         return weights
 
 
@@ -339,10 +339,10 @@ def _check_attention(attention: Any, query: int, memory: int) -> None:
 
 
 def _read(inputs: Any, lengths: Any) -> tuple[npt.NDArray[Any], Integers | None]:
-    """Return the inputs with 0 past their lengths, and the lengths."""
+    """Return the inputs and their lengths, checked."""
     array = np.asarray(inputs)
     if array.ndim < 2 or len(array) < 1:
         raise ValueError(f"inputs: expected (S, B, ...), S at least 1, got {array.shape}")
     if lengths is None:
         return array, None
-    return zero_outside(array, lengths), check_lengths(lengths, array.shape)
+    return array, check_lengths(lengths, array.shape)

@@ -23,6 +23,7 @@ from .. import _core
 from .._arguments import integer, size
 from .._network import Array
 from ._module import Stateless, no_state
+from ._padding import Padding
 from ._registry import register
 from .losses import IGNORE_INDEX, LinearLoss, linear_cross_entropy, linear_squared_error
 
@@ -51,17 +52,48 @@ class _Head(Stateless):
             raise ValueError(f"y: expected (..., {self.input_size}) [..., H], got {array.shape}")
         return array
 
-    def _linear(self, y: Any) -> Array:
+    def __call__(self, y: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
+        """Return the predictions, and None for a state.
+
+        Parameters
+        ----------
+        y : array (..., H)
+            With lengths (T, B, H), or (T, H) for one sequence. Not read past them.
+        state : None
+        lengths : array of integers (B,), optional
+            How many steps each sequence has, from 0 to T; an integer for one sequence.
+
+        Returns
+        -------
+        prediction : array (..., K)
+            0 past the end of a sequence.
+        state : None
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape, dtype or length, or a state.
+        """
+        no_state(state)
         y, p = self._checked(y), self.parameters
+        padding = Padding.of(lengths, y.shape[:-1])
         # One product of two matrices, however many axes there are.
-        o: Array = y.reshape(-1, self.input_size) @ p["weight"].T
+        o: Array = padding.without(y).reshape(-1, self.input_size) @ p["weight"].T
         o += p["bias"]
-        return o.reshape((*y.shape[:-1], self._outputs))
+        prediction = self._of_linear(o).reshape((*y.shape[:-1], self._outputs))
+        padding.clear(prediction)
+        return prediction, None
+
+    def _of_linear(self, o: Array) -> Array:
+        """Return the predictions of o, which may be changed."""
+        return o
 
 
 @register
 class SoftmaxHead(_Head):
     r"""The probabilities of K classes: :math:`p = \mathrm{softmax}(V h + c)`.
+
+    A call returns log p, in nats: of y (..., H) an array (..., K).
 
     Parameters
     ----------
@@ -124,32 +156,10 @@ class SoftmaxHead(_Head):
         """The target of positions that don't count in the loss."""
         return self._ignore_index
 
-    def __call__(self, y: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
-        """Return log p (..., K), and None for a state.
-
-        Parameters
-        ----------
-        y : array (..., H)
-        state : None
-        lengths
-            Not used: every position has its own prediction.
-
-        Returns
-        -------
-        log_p : array (..., K)
-            In nats.
-        state : None
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype, or a state.
-        """
-        no_state(state)
-        o = self._linear(y)
+    def _of_linear(self, o: Array) -> Array:
         o -= o.max(axis=-1, keepdims=True)
         o -= np.log(np.exp(o).sum(axis=-1, keepdims=True))
-        return o, None
+        return o
 
     def loss(
         self,
@@ -196,6 +206,8 @@ class SoftmaxHead(_Head):
 class RegressionHead(_Head):
     r"""K numbers, :math:`o = V h + c`, with the squared error :math:`\sum_k (o_k - t_k)^2`.
 
+    A call returns o: of y (..., H) an array (..., K).
+
     Parameters
     ----------
     input_size : int
@@ -240,27 +252,6 @@ class RegressionHead(_Head):
     def outputs(self) -> int:
         """K, the number of outputs."""
         return self._outputs
-
-    def __call__(self, y: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
-        """Return o (..., K), and None for a state.
-
-        Parameters
-        ----------
-        y, state, lengths
-            As in `SoftmaxHead`.
-
-        Returns
-        -------
-        o : array (..., K)
-        state : None
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype, or a state.
-        """
-        no_state(state)
-        return self._linear(y), None
 
     def loss(
         self,

@@ -6,18 +6,16 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .. import _core
 from .._arguments import flag, size
 from .._network import Array
 from ..functional import Gradients
-from ._module import Stateless, no_state
-from ._positions import check_shape
+from ._part import Part
 from ._registry import register
 
 
 @register
-class Linear(Stateless):
-    r"""y = W x + b on the last axis, whatever axes stand before it.
+class Linear(Part):
+    r"""y = W x + b on the last axis, whatever axes stand before it: of x (..., I) a y (..., O).
 
     .. math::
         y = W x + b \qquad
@@ -89,66 +87,21 @@ class Linear(Stateless):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.outputs, self.inputs)}
         return shapes | ({"bias": (self.outputs,)} if self.bias else {})
 
-    def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None]:
-        """Return y, and None for a state; the arguments are those of `forward`."""
-        y, _, _ = self.forward(x, state)
-        return y, None
+    def _read(self, x: Any) -> Array:
+        array = super()._read(x)
+        if array.ndim < 1 or array.shape[-1] != self.inputs:
+            raise ValueError(f"x: expected (..., {self.inputs}) [..., I], got {array.shape}")
+        return array
 
-    def forward(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Array, None, Any]:
-        """Return y, None for a state, and a tape for `backward`.
-
-        Parameters
-        ----------
-        x : array (..., I)
-        state : None
-        lengths
-            Not used: every position is on its own.
-
-        Returns
-        -------
-        y : array (..., O)
-        state : None
-        tape
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype, or a state.
-        """
-        no_state(state)
-        x = _core.as_array(x, "x", self._dtype_name)
-        if x.ndim < 1 or x.shape[-1] != self.inputs:
-            raise ValueError(f"x: expected (..., {self.inputs}) [..., I], got {x.shape}")
+    def _forward(self, x: Array, state: None, lengths: Any) -> tuple[Array, None, Any]:
         p = self.parameters  # of one version, whatever another thread loads
         y: Array = x.reshape(-1, self.inputs) @ p["weight"].T
         if self.bias:
             y += p["bias"]
         return y.reshape((*x.shape[:-1], self.outputs)), None, (x, p["weight"])
 
-    def backward(self, tape: Any, dy: Any, dstate: Any = None) -> Gradients:
-        """Return the gradients.
-
-        Parameters
-        ----------
-        tape
-            From `forward`.
-        dy : array (..., O)
-        dstate : None
-
-        Returns
-        -------
-        Gradients
-            Of x (..., I) and the parameters.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a wrong shape or dtype.
-        """
-        no_state(dstate, "dstate")
-        x, weight = tape
-        dy = _core.as_array(dy, "dy", self._dtype_name)
-        check_shape(dy, "dy", (*x.shape[:-1], self.outputs))
+    def _backward(self, kept: Any, dy: Array, dstate: None) -> Gradients:
+        x, weight = kept
         rows = dy.reshape(-1, self.outputs)
         parameters: dict[str, Array] = {"weight": rows.T @ x.reshape(-1, self.inputs)}
         if self.bias:

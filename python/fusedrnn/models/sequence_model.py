@@ -105,7 +105,8 @@ class SequenceModel(Composite):
         Returns
         -------
         prediction : array
-            log p (..., K) of a `SoftmaxHead`, o (..., K) of a `RegressionHead`.
+            log p (..., K) of a `SoftmaxHead`, o (..., K) of a `RegressionHead`; 0 past the end of
+            a sequence.
         state
             Of the body, to go on with.
 
@@ -115,7 +116,7 @@ class SequenceModel(Composite):
             As from the body.
         """
         y, state = self.body(x, state, lengths=lengths)
-        return self.head(y)[0], state
+        return self.head(y, lengths=_of_steps(y, lengths))[0], state
 
     def evaluate(self, batch: Batch, state: Any = None) -> Evaluation:
         """Return the mean loss of a batch, without dropout.
@@ -174,12 +175,17 @@ class SequenceModel(Composite):
 
     @staticmethod
     def _target_lengths(batch: Batch, y: Array) -> Any:
-        """Return the lengths of the targets; None where y (T, B, H), (T, H) has no time."""
+        """Return the lengths of the targets; None where y has no time."""
         if batch.target_lengths is None:
-            axes = 0 if batch.lengths is None else np.ndim(batch.lengths)
-            return batch.lengths if y.ndim == axes + 2 else None
+            return _of_steps(y, batch.lengths)
         if y.ndim == np.ndim(batch.target_lengths) + 1:
             raise ValueError(
                 f"target_lengths: expected None, since the body's y has no time, {y.shape}"
             )
         return batch.target_lengths
+
+
+def _of_steps(y: Array, lengths: Any) -> Any:
+    """Return the lengths where y is (T, B, H), (T, H); None where it has no time."""
+    axes = 0 if lengths is None else np.ndim(lengths)
+    return lengths if y.ndim == axes + 2 else None

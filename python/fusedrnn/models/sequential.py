@@ -7,7 +7,6 @@ from typing import Any
 from ..functional import Gradients
 from ._composite import Composite
 from ._module import Module
-from ._positions import zero_outside
 from ._registry import register
 
 
@@ -15,9 +14,8 @@ from ._registry import register
 class Sequential(Composite):
     """Modules one after the other: each one's y is the next one's x.
 
-    Nothing is read past the lengths, be it NaN or no symbol: the first module's x is 0 there. What
-    comes after `Last` or `Mean`, or any module with a true attribute `ends_time`, gets no lengths:
-    there is no time any more.
+    All modules get the lengths, but for those after `Last` or `Mean`, or any module with a true
+    attribute `ends_time`: there is no time any more.
 
     Parameters
     ----------
@@ -81,9 +79,8 @@ class Sequential(Composite):
 
     def __call__(self, x: Any, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
         """Return y of the last module, and the states of all; the arguments are `forward`'s."""
-        x, states = self._inside(x, lengths), self._states(state)
         after = []
-        for module, before in zip(self._parts.values(), states, strict=True):
+        for module, before in zip(self._parts.values(), self._states(state), strict=True):
             x, last = module(x, before, lengths=lengths)
             lengths = None if _ends_time(module) else lengths
             after.append(last)
@@ -112,7 +109,6 @@ class Sequential(Composite):
         ValueError, TypeError, MemoryError
             As from the modules; ValueError for another number of states.
         """
-        x = self._inside(x, lengths)
         after, tapes = [], []
         for module, before in zip(self._parts.values(), self._states(state), strict=True):
             x, last, tape = module.forward(x, before, lengths=lengths)
@@ -152,10 +148,6 @@ class Sequential(Composite):
             parameters.update({f"{name}.{k}": g for k, g in gradients.parameters.items()})
         ordered = {name: parameters[name] for name in self.parameters}
         return Gradients(dy, tuple(reversed(starts)), ordered)
-
-    @staticmethod
-    def _inside(x: Any, lengths: Any) -> Any:
-        return x if lengths is None else zero_outside(x, lengths)
 
     def _states(self, state: Any) -> tuple[Any, ...]:
         if state is None:
