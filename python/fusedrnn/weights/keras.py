@@ -23,15 +23,9 @@ import numpy as np
 from .. import _core
 from .._network import Array, check_cell
 from .conventions import CONVENTIONS, RESET_BEFORE, Direction, checked, merged, read_layer
+from .keras_config import Sizes, check_config
 
 KERAS, TORCH = CONVENTIONS["keras"], CONVENTIONS["torch"]
-
-#: What a configuration must say where it has these entries, and why.
-REQUIRED: Mapping[str, tuple[Any, str]] = {
-    "recurrent_activation": ("sigmoid", "other activations can't be represented"),
-    "reset_after": (True, RESET_BEFORE),
-    "merge_mode": ("concat", "the layers here join the outputs of both directions"),
-}
 
 
 def from_keras(
@@ -50,9 +44,13 @@ def from_keras(
         layer has one, bias (G*H,), or (2, G*H) of a GRU. Of a Bidirectional layer those of the
         forward direction, then those of the backward one.
     config : mapping, optional
-        As from ``layer.get_config()``: what can't be represented is refused. Without it the layer
-        is taken for one with Keras's default activations; and a GRU without a bias, whose shape
-        would tell, for one with ``reset_after=True``.
+        As from ``layer.get_config()``, or with its class, as from
+        ``keras.layers.serialize(layer)``; also of a Bidirectional, or of an RNN with one cell. What
+        isn't known, can't be represented or doesn't fit the weights is refused. So is dropout,
+        which would have to act in training: ``{**layer.get_config(), "dropout": 0}`` leaves it out.
+        An entry that is missing has Keras's default. Without a configuration the layer is taken
+        for one with Keras's default activations; and a GRU without a bias, whose shape would tell,
+        for one with ``reset_after=True``.
     layer : int
         Which layer of a stack it becomes. The results for several may be merged.
 
@@ -66,7 +64,8 @@ def from_keras(
     ValueError
         If the number of arrays or a shape is wrong, or the layer can't be represented.
     TypeError
-        If an array isn't one of float32 or float64, or dtypes differ.
+        If an array isn't one of float32 or float64, dtypes differ, or a configuration is no
+        mapping.
 
     Examples
     --------
@@ -81,7 +80,6 @@ def from_keras(
     check_cell(cell)
     if not isinstance(weights, (list, tuple)):
         raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
-    _check_config(cell, {} if config is None else config)
     count = len(weights)
     if count not in (2, 3, 4, 6):
         raise ValueError(
@@ -94,6 +92,9 @@ def from_keras(
     sizes = [(d.weight_ih.shape, d.weight_hh.shape) for d in directions]
     if sizes[0] != sizes[-1]:
         raise ValueError(f"weights: expected directions of the same size, got {sizes}")
+    if config is not None:
+        (_, inputs), (_, units) = sizes[0]
+        check_config(cell, config, Sizes(inputs, units, each == 3, len(directions)))
     return merged(directions, layer)
 
 
@@ -158,22 +159,3 @@ def _direction(cell: str, weights: Sequence[Any], first: int, dtype: str) -> Dir
         bias = checked(bias, name, (2, G * H) if cell == "gru" else (G * H,), dtype)
         b, s = bias if cell == "gru" else (bias, np.zeros_like(bias))
     return Direction(W.T, R.T, b, s).reordered(cell, KERAS.gates[cell], TORCH.gates[cell])
-
-
-def _check_config(cell: str, config: Mapping[str, Any], backwards: bool = False) -> None:
-    """Raise ValueError if a layer with this configuration can't be represented."""
-    if not isinstance(config, Mapping):
-        raise TypeError(f"config: expected a mapping, got {type(config).__name__}")
-    required = {
-        **REQUIRED,
-        "activation": ("relu" if cell == "rnn_relu" else "tanh", f"the cell is {cell}"),
-        "go_backwards": (backwards, "reverse the input of a layer here instead"),
-    }
-    for name, (wanted, reason) in required.items():
-        if name in config and config[name] != wanted:
-            raise ValueError(f"{name}: expected {wanted!r}, got {config[name]!r}: {reason}")
-    for name in ("layer", "backward_layer"):  # of a Bidirectional
-        if name in config:
-            if not isinstance(config[name], Mapping) or "config" not in config[name]:
-                raise ValueError(f"config: expected a layer's configuration as {name}")
-            _check_config(cell, config[name]["config"], backwards=name == "backward_layer")
