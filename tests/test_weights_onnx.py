@@ -189,7 +189,12 @@ def test_attributes_as_onnxs_package_reads_them():
             "linear_before_reset: expected 1, got 0: a GRU here resets h after",
         ),
         ("gru", {"linear_before_reset": 0}, ValueError, "linear_before_reset: expected 1, got 0"),
-        ("lstm", {"clip": 3.0}, ValueError, "clip: expected None, got 3.0: the layers here don't"),
+        (
+            "lstm",
+            {"clip": 3.0},
+            ValueError,
+            "clip: expected None or inf, got 3.0: the layers",
+        ),
         ("lstm", {"input_forget": 1}, ValueError, "input_forget: expected 0, got 1"),
         ("lstm", {"direction": "reverse"}, ValueError, "direction: expected .* got 'reverse'"),
         (
@@ -200,7 +205,7 @@ def test_attributes_as_onnxs_package_reads_them():
         ),
         ("rnn_relu", {}, ValueError, r"activations: expected \['Relu'\], got \['Tanh'\]"),
         ("rnn_tanh", {"activations": [b"Relu"]}, ValueError, r"activations: expected \['Tanh'\]"),
-        ("lstm", {"hidden_size": 5}, ValueError, "hidden_size: expected 4, as in R, got 5"),
+        ("lstm", {"hidden_size": 5}, ValueError, "hidden_size: expected 4, got 5: as in R"),
         ("lstm", {"direction": "bidirectional"}, ValueError, r"R: expected \(2, 16, 4\), got"),
         ("lstm", {"clamp": 3.0}, TypeError, "attributes: expected those of LSTM, got clamp"),
         ("rnn_tanh", {"linear_before_reset": 1}, TypeError, "attributes: expected those of RNN"),
@@ -209,6 +214,96 @@ def test_attributes_as_onnxs_package_reads_them():
 def test_nodes_that_can_not_be_represented(cell, said, error, message):
     with pytest.raises(error, match=message):
         from_onnx(cell, *node_weights(cell), **said)
+
+
+HINTS = [
+    ("lstm", {"clip": 1e30}, "clip: expected None or inf, got 1e+30: the layers here don't clip"),
+    ("gru", {"clip": "inf", "linear_before_reset": 1}, "clip: expected None or inf, got 'inf'"),
+    ("rnn_tanh", {"clip": float("nan")}, "clip: expected None or inf, got nan"),
+    ("rnn_tanh", {"clip": -float("inf")}, "clip: expected None or inf, got -inf"),
+    ("lstm", {"clip": True}, "clip: expected None or inf, got True"),
+    ("lstm", {"input_forget": 1}, "input_forget: expected 0, got 1: an LSTM here has both gates. "),
+    ("lstm", {"input_forget": "0"}, "input_forget: expected 0, got '0': "),
+    ("lstm", {"input_forget": None}, "input_forget: expected 0, got None: "),
+    ("gru", {"linear_before_reset": "1"}, "linear_before_reset: expected 1, got '1': a GRU here"),
+    ("gru", {"linear_before_reset": 1.0}, "linear_before_reset: expected 1, got 1.0: "),
+    ("gru", {"linear_before_reset": True}, "linear_before_reset: expected 1, got True: "),
+    ("lstm", {"layout": 7}, "layout: expected 0 or 1, got 7: 0 is time first, 1 batch first"),
+    ("rnn_tanh", {"layout": "0"}, "layout: expected 0 or 1, got '0': "),
+    ("lstm", {"output_sequence": 2}, "output_sequence: expected 0 or 1, got 2: "),
+    ("lstm", {"hidden_size": "4"}, "hidden_size: expected 4, got '4': as in R"),
+    ("lstm", {"hidden_size": 4.0}, "hidden_size: expected 4, got 4.0: as in R"),
+    ("lstm", {"direction": "reverse"}, "direction: expected 'forward' or 'bidirectional', got 'rev"
+     "erse': the layers here don't run in reverse alone. Take it as 'forward', and reverse x and"),
+    ("lstm", {"direction": 1}, "direction: expected 'forward' or 'bidirectional', got 1"),
+    ("lstm", {"direction": None}, "direction: expected 'forward' or 'bidirectional', got None"),
+    ("lstm", {"activation_alpha": ["0.5"]}, "activation_alpha: expected numbers, got ['0.5']"),
+    ("lstm", {"activation_beta": "x"}, "activation_beta: expected numbers, got 'x'"),
+    ("rnn_tanh", {"activations": "Relu"}, "activations: expected ['Tanh'], got 'Relu': others can'"
+     "t be represented by 'rnn_tanh'; 'rnn_tanh' and 'rnn_relu' are the cells of a node RNN"),
+    ("gru", {"activations": ["HardSigmoid", "Tanh"], "linear_before_reset": 1},
+     "activations: expected ['Sigmoid', 'Tanh'], got ['HardSigmoid', 'Tanh']: others can't be"),
+    ("gru", {"activations": [1, 2], "linear_before_reset": 1},
+     "activations: expected ['Sigmoid', 'Tanh'], got [1, 2]: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "said", "message"), HINTS)
+def test_messages_show_what_came_and_what_to_do(cell, said, message):
+    with pytest.raises(ValueError, match="expected") as error:
+        from_onnx(cell, *node_weights(cell), **said)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["X", "sequence_lens", "initial_h", "initial_c"])
+def test_inputs_of_a_node_belong_to_the_call(name):
+    with pytest.raises(TypeError, match=f"expected no inputs of a node, got {name}: it is .*call"):
+        from_onnx("lstm", *node_weights("lstm"), **{name: None})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_can_not_act_is_taken(cell, dtype):
+    arrays = [a.astype(dtype) for a in node_weights(cell)]
+    plain = from_onnx(cell, *arrays, **attributes(cell, 1))
+    can_not_act = {
+        "clip": [None, float("inf"), np.float32(np.inf), float(np.finfo(dtype).max)],
+        "layout": [0, 1, np.int64(1)],
+        "activation_alpha": [None, [], [0.0, 0.01], np.zeros(2, np.float32)],
+        "activation_beta": [None, [1.0]],
+        "output_sequence": [0, 1],
+        "hidden_size": [4, np.int64(4)],
+    }
+    for name, values in can_not_act.items():
+        for value in values:
+            got = from_onnx(cell, *arrays, **attributes(cell, 1), **{name: value})
+            assert_equal(got.values(), plain.values())
+
+
+def test_a_clip_that_float64_exceeds_acts():
+    clip = float(np.finfo(np.float32).max)
+    with pytest.raises(ValueError, match="clip: expected None or inf"):
+        from_onnx("rnn_relu", *node_weights("rnn_relu"), activations=["Relu"], clip=clip)
+
+
+def test_coupled_gates_as_the_hint_says():
+    """Of an LSTM with f = 1 - i: the forget gate has the input gate's weights with another sign."""
+    W, R, B = node_weights("lstm")
+    for array, parts in ((W, 4), (R, 4), (B, 8)):
+        gates = np.split(array, parts, axis=1)  # i o f c, and of both biases
+        for k in range(0, parts, 4):
+            gates[k + 2][:] = -gates[k]
+    x = normal(5, 3)
+    layer = loaded("lstm", from_onnx("lstm", W, R, B))
+    h = c = np.zeros(4)
+    wanted = []
+    for x_t in x:
+        i, o, _, g = np.split(W[0] @ x_t + R[0] @ h + B[0, :16] + B[0, 16:], 4)
+        i, o = 1 / (1 + np.exp(-i)), 1 / (1 + np.exp(-o))
+        c = (1 - i) * c + i * np.tanh(g)
+        h = o * np.tanh(c)
+        wanted.append(h)
+    np.testing.assert_allclose(layer(x)[0], wanted, **ROUNDING)
 
 
 def test_peepholes():

@@ -22,32 +22,10 @@ import numpy as np
 
 from .. import _core
 from .._network import Array, check_cell
-from .conventions import CONVENTIONS, RESET_BEFORE, Direction, checked, merged, read_layer
+from .conventions import CONVENTIONS, Direction, checked, merged, read_layer
+from .onnx_attributes import OPERATORS, check_attributes, check_integer, plain
 
 ONNX, TORCH = CONVENTIONS["onnx"], CONVENTIONS["torch"]
-
-#: By cell: the operator, and the activations of one direction.
-OPERATORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "lstm": ("LSTM", ("Sigmoid", "Tanh", "Tanh")),
-    "gru": ("GRU", ("Sigmoid", "Tanh")),
-    "rnn_tanh": ("RNN", ("Tanh",)),
-    "rnn_relu": ("RNN", ("Relu",)),
-}
-
-#: By operator: the activations of one direction where a node doesn't say.
-DEFAULT_ACTIVATIONS = {"LSTM": OPERATORS["lstm"][1], "GRU": OPERATORS["gru"][1], "RNN": ("Tanh",)}
-
-#: What an attribute must be, where one value alone can be represented, its default, and why.
-REQUIRED: Mapping[str, tuple[Any, Any, str]] = {
-    "clip": (None, None, "the layers here don't clip"),
-    "input_forget": (0, 0, "an LSTM here has both gates"),
-    "linear_before_reset": (1, 0, RESET_BEFORE),
-}
-#: Which of them each operator has.
-HAS = {"LSTM": {"clip", "input_forget"}, "GRU": {"clip", "linear_before_reset"}, "RNN": {"clip"}}
-
-#: Attributes that don't concern weights, or those activations that can be represented.
-IGNORED = {"layout", "output_sequence", "activation_alpha", "activation_beta"}
 
 
 class OnnxWeights(NamedTuple):
@@ -89,7 +67,9 @@ def from_onnx(
         Which layer of a stack it becomes. The results for several may be merged.
     **attributes
         Those of the node, text as str or bytes. One that isn't given has ONNX's default: so a GRU
-        needs ``linear_before_reset=1``, and two directions need ``direction="bidirectional"``.
+        needs ``linear_before_reset=1``, and two directions need ``direction="bidirectional"``. What
+        can't act is taken: a `clip` of infinity, and parameters of activations that have none. The
+        `layout` is that of x, y and states: 1 is ``batch_first=True``, but for the states.
 
     Returns
     -------
@@ -99,7 +79,7 @@ def from_onnx(
     Raises
     ------
     ValueError
-        If a shape is wrong, or the node can't be represented.
+        If a shape is wrong, or the node can't be represented: with what to do instead.
     TypeError
         If an array isn't one of float32 or float64, dtypes differ, or the operator has no such
         attribute.
@@ -117,16 +97,17 @@ def from_onnx(
     ValueError: linear_before_reset: expected 1, got 0: a GRU here resets h after its product ...
     """
     check_cell(cell)
-    given = {name: _text(value) for name, value in attributes.items()}
-    D, G = _check_attributes(cell, given), len(ONNX.gates[cell])
     R = _core.as_array(R, "R")
+    D, G = check_attributes(cell, attributes, R.dtype), len(ONNX.gates[cell])
     H = R.shape[2] if R.ndim == 3 else 0
     R = checked(R, "R", (D, G * H or f"{G}*H", H or "H"))
     W = checked(W, "W", (D, G * H, "I"), R.dtype.name)
-    if given.get("hidden_size", H) != H:
-        raise ValueError(f"hidden_size: expected {H}, as in R, got {given['hidden_size']}")
+    check_integer(plain(attributes.get("hidden_size", H)), "hidden_size", (H,), "as in R")
     if P is not None and (cell != "lstm" or checked(P, "P", (D, 3 * H), R.dtype.name).any()):
-        raise ValueError("P: expected None, or zeros for an LSTM: there are no peepholes here")
+        raise ValueError(
+            "P: expected None, or zeros for an LSTM: there are no peepholes here. "
+            "The model must be trained again without them"
+        )
     biases: list[tuple[Any, Any]] = [(None, None)] * D
     if B is not None:
         joined = checked(B, "B", (D, 2 * G * H), R.dtype.name)
@@ -186,42 +167,3 @@ def to_onnx(cell: str, parameters: Mapping[str, Any], *, layer: int = 0) -> Onnx
         attributes["activations"] = list(activations) * len(directions)
     B = None if b[0] is None else np.concatenate((np.stack(b), np.stack(s)), axis=1)
     return OnnxWeights(np.stack(W), np.stack(R), B, operator, attributes)
-
-
-def _text(value: Any) -> Any:
-    """Return an attribute with text as str, as which ONNX's Python package gives bytes."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, (list, tuple)):
-        return [_text(part) for part in value]
-    return value
-
-
-def _check_attributes(cell: str, given: Mapping[str, Any]) -> int:
-    """Return D, if a node with these attributes can be represented."""
-    operator, activations = OPERATORS[cell]
-    known = {"activations", "direction", "hidden_size", *IGNORED, *HAS[operator]}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise TypeError(f"attributes: expected those of {operator}, got {', '.join(unknown)}")
-    direction = given.get("direction", "forward")
-    if direction not in ("forward", "bidirectional"):
-        raise ValueError(
-            f"direction: expected 'forward' or 'bidirectional', got {direction!r}: "
-            "the layers here don't run in reverse alone"
-        )
-    for name in sorted(HAS[operator]):
-        wanted, default, reason = REQUIRED[name]
-        value = given.get(name, default)
-        if value != wanted:
-            raise ValueError(f"{name}: expected {wanted}, got {value}: {reason}")
-    D = 1 if direction == "forward" else 2
-    functions = list(given.get("activations") or DEFAULT_ACTIVATIONS[operator] * D)
-    if [str(f).lower() for f in functions] != [f.lower() for f in activations * D]:
-        raise ValueError(
-            f"activations: expected {list(activations * D)}, got {functions}: "
-            f"others can't be represented by {cell}"
-        )
-    return D
