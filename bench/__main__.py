@@ -13,7 +13,8 @@ from typing import Any
 
 import fusedrnn
 
-from . import baselines, cases, compare, limits, machine, report, results, worker
+from . import baselines, budget, cases, compare, limits, machine, report, results, worker
+from .budget import Budget
 from .measure import FULL, QUICK, Effort
 from .progress import Progress
 from .results import Result, Run
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         help=", ".join(baselines.PEERS[1:]) + " (default: all that are installed)",
     )
     p.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    budget.option(p)
     p.add_argument("--no-memory", action="store_true", help="leave out the memory that calls take")
     p.add_argument("--no-scaling", action="store_true", help="leave out the growth in T, B and H")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results")
@@ -108,7 +110,8 @@ def plan(options: argparse.Namespace, peers: Sequence[str]) -> dict[cases.Case, 
 def run(options: argparse.Namespace, command: str) -> Run:
     """Measure everything."""
     peers = available(options.peers)
-    planned = plan(options, peers)
+    time = Budget(options.seconds)
+    planned = time.spread(plan(options, peers))
     if not planned:
         raise SystemExit("bench: there are no such cases")
     in_grid = {*cases.grid(options.cell, options.dtype), *cases.quick(options.cell, options.dtype)}
@@ -121,10 +124,15 @@ def run(options: argparse.Namespace, command: str) -> Run:
     progress = Progress(total)
     roofs: dict[int, dict[str, Any]] = {}
     found: list[Result] = []
-    for threads in options.threads:
+    effort = time.effort(QUICK if options.quick else FULL, len(planned) * len(options.threads))
+    for k, threads in enumerate(options.threads):
         roofs[threads] = limits.roofs(options.dtype, threads)
-        collect(planned, threads, QUICK if options.quick else FULL, progress, found)
-    found = [with_memory(r, memory_cases, options.threads[0], progress) for r in found]
+        share = time.left(len(options.threads) - k)
+        collect(planned, threads, effort, progress, found, share)
+    found = [
+        r if time.over else with_memory(r, memory_cases, options.threads[0], progress)
+        for r in found
+    ]
     progress.close()
     return run_of(command, machine.describe(), peers, roofs, found)
 
@@ -135,13 +143,22 @@ def collect(
     effort: Effort,
     progress: Progress,
     found: list[Result],
+    seconds: float | None = None,
 ) -> None:
-    """Measure these cases in a process of their own, say how far that is, and add the results."""
-    for result in worker.run_cases(planned, threads, effort):
+    """Measure these cases in a process of their own, say how far that is, and add the results.
+
+    After so many seconds the process is ended, and the case lost that it was at.
+    """
+    before = len(found)
+    for result in worker.run_cases(planned, threads, effort, seconds):
         found.append(result)
         progress.step(line(result))
         for name, mistake in result.wrong.items():
             progress.note(f"WRONG: {result.case}: {name}: {mistake}")
+    done = len(found) - before
+    if done < len(planned):
+        at = list(planned)[done]
+        progress.note(f"the time is up: {done} of {len(planned)} cases are done, not {at}")
 
 
 def run_of(
@@ -227,7 +244,7 @@ def finish(measured: Run, file: Path | None) -> int:
     if file:
         measured.save(file)
     print(report.markdown(measured))
-    return int(any(r.wrong for r in measured.results))
+    return int(not measured.results or any(r.wrong for r in measured.results))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import fusedrnn
 
-from . import cases, cuda, machine
+from . import budget, cases, cuda, machine
 from .__main__ import collect, finish, run_of
 from .baselines import OURS
+from .budget import Budget
 from .measure import GPU, QUICK, Effort
 from .progress import Progress
 from .results import Result, Run
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--hidden", nargs="+", type=int, metavar="H", help="only the cases of so many hidden units"
     )
+    budget.option(p)
     p.add_argument("--no-peers", action="store_true", help="leave torch's layers out")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     return p
@@ -71,29 +73,31 @@ def run(options: argparse.Namespace, command: str) -> Run:
     if cuda.emulated() and not options.quick:
         raise SystemExit("bench: the GPU is emulated: only --quick runs there, and times nothing")
     peers = [] if options.no_peers else [PEER]
-    planned = plan(options, peers)
+    time = Budget(options.seconds)
+    planned = time.spread(plan(options, peers))
     if not planned:
         raise SystemExit("bench: there are no such cases")
     if peers and isinstance(missing := cuda.torch_on_gpu(), str):
         print(f"{PEER}: skipped, {missing}", file=sys.stderr)
     where = {**machine.describe(), "gpu": cuda.describe()}
     progress = Progress(len(planned))
-    found = measured(planned, QUICK if options.quick else GPU, progress)
+    effort = time.effort(QUICK if options.quick else GPU, len(planned))
+    found = measured(planned, effort, progress, time)
     progress.close()
     return run_of(command, where, peers, {}, found)
 
 
 def measured(
-    planned: dict[cases.Case, list[str]], effort: Effort, progress: Progress
+    planned: dict[cases.Case, list[str]], effort: Effort, progress: Progress, time: Budget
 ) -> list[Result]:
-    """Measure all cases. One that takes its process with it is wrong; the others go on.
+    """Measure all cases in time. One that takes its process with it is wrong; the others go on.
 
     After a fault in a kernel no call of CUDA's works any more in the process that it was in.
     """
     found: list[Result] = []
-    while rest := dict(list(planned.items())[len(found) :]):
+    while (rest := dict(list(planned.items())[len(found) :])) and not time.over:
         try:
-            collect(rest, 1, effort, progress, found)
+            collect(rest, 1, effort, progress, found, time.left())
         except SystemExit as error:
             case = list(planned)[len(found)]
             found.append(Result(case, 1, 0.0, 0.0, {}, 0.0, {}, {}, {OURS: str(error)}, None))

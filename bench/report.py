@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +38,8 @@ def markdown(run: Run) -> str:
                 sections += [f"### {title}, {count(n, 'thread')}", table_of(rows)]
         if any(rtneural_ratio(r) for r in results):
             sections += [f"### Small cells, {count(n, 'thread')}", small_table(results)]
+    if len({r.threads for r in on_cpu}) > 2:
+        sections += ["### By threads", threads_table(on_cpu)]
     sections += gpu_sections([r for r in run.results if r.case.device == "cuda"])
     sections += skipped_lines(run.results)
     if on_cpu:
@@ -187,6 +191,25 @@ def cases_table(results: Sequence[Result]) -> str:
             "best peer MiB": [memory(r, r.best_peer) for r in results],
         }
     )
+
+
+def threads_table(results: Sequence[Result]) -> str:
+    """Return ours on each number of threads, and the gain over one; last, what the peak gains."""
+    found = {(r.case, r.threads): r for r in results if r.ours}
+    several = [case for case, n in collections.Counter(case for case, _ in found).items() if n > 1]
+    columns = {"": [*map(str, several), "the machine's peak"]}
+    for n in sorted({r.threads for r in results}):
+        line = [found.get((case, n)) for case in several]
+        machine = statistics.median(r.peak / r.peak_one for r in results if r.threads == n)
+        columns[count(n, "thread")] = [*map(gained, line), f"({number(machine)})"]
+    return "Our microseconds, and in brackets the gain over one thread.\n\n" + table(columns)
+
+
+def gained(result: Result | None) -> str:
+    if result is None:
+        return ""
+    gain = gain_of_threads(result)
+    return micros(median(result, OURS)) + (f" ({number(gain)})" if gain else "")
 
 
 SIZES = (("B", "batch"), ("T", "steps"), ("I", "input"), ("H", "hidden"))

@@ -7,11 +7,13 @@ of JSON for each case.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +26,7 @@ POOLS = ("FUSEDRNN_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the variables of a process that measures."""
+    """Return the variables of a process that measures on so many threads."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
@@ -35,9 +37,12 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def run_cases(
-    cases: Mapping[Case, Sequence[str]], threads: int, effort: Effort
+    cases: Mapping[Case, Sequence[str]],
+    threads: int,
+    effort: Effort,
+    seconds: float | None = None,
 ) -> Iterator[Result]:
-    """Yield the result of each case, by its peers."""
+    """Yield the result of each case, by its peers, as far as that takes so many seconds."""
     job = {
         "cases": [(dataclasses.asdict(case), list(peers)) for case, peers in cases.items()],
         "threads": threads,
@@ -54,16 +59,38 @@ def run_cases(
         assert process.stdin and process.stdout
         process.stdin.write(json.dumps(job))
         process.stdin.close()
-        try:
+        late = threading.Event()
+        with ended_after(seconds, process, late):
             for line in process.stdout:
-                yield result_of(json.loads(line))
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0:
+                if line.endswith("\n"):  # else it is cut short
+                    yield result_of(json.loads(line))
+    if process.returncode != 0 and not late.is_set():
         raise SystemExit(
             f"bench: the process for {threads} threads ended with {process.returncode}"
         )
+
+
+@contextlib.contextmanager
+def ended_after(
+    seconds: float | None, process: subprocess.Popen[str], late: threading.Event
+) -> Iterator[None]:
+    """End a process after so many seconds, and say so; or where the block fails."""
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(max(0, seconds or 0), end)
+    timer.daemon = True
+    if seconds is not None:
+        timer.start()
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        timer.cancel()
 
 
 def run_memory(case: Case, peer: str, threads: int) -> Memory | None:

@@ -21,6 +21,7 @@ import fusedrnn
 from bench import __main__ as command
 from bench import baselines, cases, clock, compare, gpu, measure, report, results, worker
 from bench.baselines import GRAPH, OURS, ours
+from bench.budget import Budget
 from bench.cases import Case
 from bench.problem import Problem, rounded
 from bench_results import run_of, timing
@@ -305,7 +306,8 @@ def test_wrong_arguments(tmp_path, arguments, message):
 
 @pytest.mark.without_gpu
 def test_a_fault_costs_its_case_and_no_other(monkeypatch):
-    def collect(rest, threads, effort, progress, found):
+    def collect(rest, threads, effort, progress, found, seconds):
+        assert seconds is None
         for case in rest:
             if case.cell == "gru":
                 raise SystemExit("bench: the process ended with -6")
@@ -314,7 +316,7 @@ def test_a_fault_costs_its_case_and_no_other(monkeypatch):
     monkeypatch.setattr(gpu, "collect", collect)
     wanted = planned("--quick", "--dtype", "float32", "--mode", "infer")
     steps = []
-    found = gpu.measured(wanted, measure.GPU, SimpleNamespace(step=steps.append))
+    found = gpu.measured(wanted, measure.GPU, SimpleNamespace(step=steps.append), Budget())
     assert [r.case for r in found] == list(wanted)
     wrong = [r.case for r in found if r.wrong]
     assert (
