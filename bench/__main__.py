@@ -14,7 +14,7 @@ from typing import Any
 import fusedrnn
 
 from . import baselines, budget, cases, compare, limits, machine, report, results, worker
-from .budget import Budget
+from .budget import Budget, in_order
 from .measure import FULL, QUICK, Effort
 from .progress import Progress
 from .results import Result, Run
@@ -111,7 +111,8 @@ def run(options: argparse.Namespace, command: str) -> Run:
     """Measure everything."""
     peers = available(options.peers)
     time = Budget(options.seconds)
-    planned = time.spread(plan(options, peers))
+    wanted = plan(options, peers)
+    planned = time.spread(wanted)
     if not planned:
         raise SystemExit("bench: there are no such cases")
     in_grid = {*cases.grid(options.cell, options.dtype), *cases.quick(options.cell, options.dtype)}
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace, command: str) -> Run:
         for r in found
     ]
     progress.close()
-    return run_of(command, machine.describe(), peers, roofs, found)
+    return run_of(command, machine.describe(), peers, roofs, in_order(found, wanted))
 
 
 def collect(

@@ -11,12 +11,13 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from .cases import Case
 from .measure import Effort
+from .results import Result
 
-K = TypeVar("K")
 V = TypeVar("V")
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, without the whole part, fill [0, 1) evenly
 
@@ -48,13 +49,22 @@ class Budget:
             else dataclasses.replace(effort, budget=max(0.0, min(effort.budget, share)))
         )
 
-    def spread(self, planned: Mapping[K, V]) -> dict[K, V]:
+    def spread(self, planned: Mapping[Case, V]) -> dict[Case, V]:
         """Return the cases in their order, or spread where time may end them."""
         cases = list(planned)
         if self._seconds is not None:
             places = sorted(range(len(cases)), key=lambda i: i * GOLDEN % 1)
             cases = [cases[i] for i in places]
         return {case: planned[case] for case in cases}
+
+
+def in_order(found: Iterable[Result], planned: Iterable[Case]) -> list[Result]:
+    """Return results by numbers of threads as they come, and by cases as planned."""
+    places = {case: place for place, case in enumerate(planned)}
+    by_threads: dict[int, list[Result]] = {}
+    for result in found:
+        by_threads.setdefault(result.threads, []).append(result)
+    return [r for some in by_threads.values() for r in sorted(some, key=lambda r: places[r.case])]
 
 
 def option(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import fusedrnn
 from . import budget, cases, cuda, machine
 from .__main__ import collect, finish, run_of
 from .baselines import OURS
-from .budget import Budget
+from .budget import Budget, in_order
 from .measure import GPU, QUICK, Effort
 from .progress import Progress
 from .results import Result, Run
@@ -74,7 +74,8 @@ def run(options: argparse.Namespace, command: str) -> Run:
         raise SystemExit("bench: the GPU is emulated: only --quick runs there, and times nothing")
     peers = [] if options.no_peers else [PEER]
     time = Budget(options.seconds)
-    planned = time.spread(plan(options, peers))
+    wanted = plan(options, peers)
+    planned = time.spread(wanted)
     if not planned:
         raise SystemExit("bench: there are no such cases")
     if peers and isinstance(missing := cuda.torch_on_gpu(), str):
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace, command: str) -> Run:
     effort = time.effort(QUICK if options.quick else GPU, len(planned))
     found = measured(planned, effort, progress, time)
     progress.close()
-    return run_of(command, where, peers, {}, found)
+    return run_of(command, where, peers, {}, in_order(found, wanted))
 
 
 def measured(

@@ -181,12 +181,13 @@ def options_of(machine, name, seconds=100.0):
 @pytest.mark.parametrize("dry", [True, False])
 def test_both_runs_do_the_same(machine, dry):
     machine.dry = dry
-    machine.have |= {"doctest": "there", "pytest-timeout": "2"}
+    needed = (*gpu.FOR_MODULES, *gpu.FOR_TESTS, "pytest-timeout")
+    machine.have |= dict.fromkeys(needed, "there")
     machine.gpu = {} if dry else {"architecture": "90-real"}
     configure, ninja = options_of(machine, "build")
     assert f"-DFUSEDRNN_CUDA={'EMULATED' if dry else 'ON'}" in configure
     assert f"-DFUSEDRNN_CUDA_ARCHITECTURES={'' if dry else '90-real'}" in configure
-    assert "-DFUSEDRNN_TESTS=ON" in configure and gpu.KERNEL_TESTS in ninja
+    assert {"_core", "_cuda", gpu.KERNEL_TESTS} < {*ninja}
     (command,) = options_of(machine, "gpu")
     assert ("--quick" in command) == dry and command[-2:] == ["--seconds", "85.0"]
     (command,) = options_of(machine, "cpu")
@@ -197,13 +198,23 @@ def test_both_runs_do_the_same(machine, dry):
     assert "--timeout=33.0" in tests
 
 
-@pytest.mark.parametrize("tests", ["ON", "OFF"])
-def test_without_doctest_the_rest_is_built(machine, tests):
-    if tests == "ON":
-        machine.have["doctest"] = "there"
+MODULES = {"_core", "_cuda"}
+
+
+@pytest.mark.parametrize(
+    ("have", "targets", "options"),
+    [
+        ("doctest pybind11 Python.h", {gpu.KERNEL_TESTS, *MODULES}, {"PYTHON=ON", "TESTS=ON"}),
+        ("pybind11 Python.h", MODULES, {"PYTHON=ON", "TESTS=OFF"}),
+        ("doctest pybind11", {gpu.KERNEL_TESTS}, {"PYTHON=OFF", "TESTS=ON"}),
+        ("doctest Python.h", {gpu.KERNEL_TESTS}, {"PYTHON=OFF", "TESTS=ON"}),
+    ],
+)
+def test_what_can_be_built_is(machine, have, targets, options):
+    machine.have |= dict.fromkeys(have.split(), "there")
     configure, ninja = options_of(machine, "build")
-    assert f"-DFUSEDRNN_TESTS={tests}" in configure
-    assert {"_core", "_cuda"} < {*ninja} and (gpu.KERNEL_TESTS in ninja) == (tests == "ON")
+    assert {*ninja[5:]} == targets
+    assert {f"-DFUSEDRNN_{option}" for option in options} < {*configure}
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 6, 16])
@@ -270,7 +281,7 @@ def run(*arguments, **environment):
 
 
 def test_a_machine_without_anything(tmp_path):
-    """No GPU and no tools: every part is named with what it lacks, in no time."""
+    """No GPU, and no tools but what lies beside Python: every part says what it lacks."""
     (tmp_path / "nothing").mkdir()
     variables = {
         "PATH": str(tmp_path / "nothing"),
@@ -282,10 +293,11 @@ def test_a_machine_without_anything(tmp_path):
     assert done.stderr == ""
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert not found["ok"] and not found["dry_run"] and not found["gpu"]
-    assert {"GPU", "cmake", "ninja"} <= {*found["missing"]}
+    assert {"GPU", "doctest"} <= {*found["missing"]}
     assert list(found["parts"]) == [p.name for p in gpu.PARTS]
     assert {p["status"] for p in found["parts"].values()} == {"missing"}
-    assert "cmake, ninja" in found["parts"]["build"]["why"]
+    assert "GPU" in found["parts"]["build"]["why"]
+    assert f"doctest, {gpu.KERNEL_TESTS} (not built)" == found["parts"]["networks"]["why"]
     assert "NOT ALL IS FINE" in done.stdout
 
 

@@ -41,8 +41,8 @@ void check_case(NetworkCase c, int plan = -1) {
   CHECK(worst.error <= bound(c.type));
 }
 
-// All plans of a problem that fit, or a few of each tier, as their places in candidates().
-std::vector<int> some_plans(const RecurrentProblem& problem) {
+// All plans of a problem that fit, or so many of each tier, as their places in candidates().
+std::vector<int> some_plans(const RecurrentProblem& problem, std::size_t of_each) {
   const std::vector<Plan> all = candidates(device_limits(), problem);
   std::map<Tier, std::vector<int>> by_tier;
   for (int i = 0; i < static_cast<int>(all.size()); ++i) by_tier[all[i].tier].push_back(i);
@@ -50,10 +50,25 @@ std::vector<int> some_plans(const RecurrentProblem& problem) {
   std::vector<int> chosen;
   for (auto& [tier, plans] : by_tier) {
     std::ranges::shuffle(plans, random);
-    const std::size_t count = std::getenv("FUSEDRNN_TEST_ALL") ? plans.size() : 3;
+    const std::size_t count = std::getenv("FUSEDRNN_TEST_ALL") ? plans.size() : of_each;
     chosen.insert(chosen.end(), plans.begin(), plans.begin() + std::min(count, plans.size()));
   }
   return chosen;
+}
+
+void check_tiers(int cell, Type type, Index hidden, std::size_t of_each) {
+  const RecurrentProblem problem{
+      cells[cell].spec, hidden, 11, 2, 3, static_cast<int>(size_of(type)), false};
+  for (const int plan : some_plans(problem, of_each))
+    check_case({.cell = cell,
+                .type = type,
+                .steps = 3,
+                .batch = 11,
+                .input = 3,
+                .hidden = hidden,
+                .directions = 2,
+                .lengths = {3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 1}},
+               plan);
 }
 
 }  // namespace
@@ -111,20 +126,12 @@ TEST_CASE("rnn: tails in H, B and T") {
 TEST_CASE("rnn: every tier") {
   for (int cell = 0; cell < n_cells; ++cell)
     for (const Type type : types)
-      for (const Index hidden : {Index{20}, Index{70}}) {
-        const RecurrentProblem problem{
-            cells[cell].spec, hidden, 11, 2, 3, static_cast<int>(size_of(type)), false};
-        for (const int plan : some_plans(problem))
-          check_case({.cell = cell,
-                      .type = type,
-                      .steps = 3,
-                      .batch = 11,
-                      .input = 3,
-                      .hidden = hidden,
-                      .directions = 2,
-                      .lengths = {3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 1}},
-                     plan);
-      }
+      for (const Index hidden : {Index{20}, Index{70}}) check_tiers(cell, type, hidden, 3);
+}
+
+// For tools below which everything takes many times as long.
+TEST_CASE("rnn: a plan of each tier") {
+  for (const Type type : {Type::float32, Type::float16}) check_tiers(0, type, 40, 1);
 }
 
 TEST_CASE("rnn: the same bits again") {
