@@ -278,7 +278,8 @@ def test_a_step_that_is_not_finite(bad, script, message, clip_norm, tmp_path):
     assert model.parameters["p"].item() == -2.0
     assert optimizer.steps == 2
     again = Scripted()
-    fit(again, Batches(9), SGD(again, 1.0), steps=2, checkpoint=path, resume=True)
+    fit(again, Batches(9), SGD(again, 1.0), steps=2, clip_norm=clip_norm, checkpoint=path,
+        resume=True)  # fmt: skip
     assert again.steps == 0  # the file is that of step 2
     assert again.parameters["p"].item() == -2.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -13,11 +13,13 @@ import numpy as np
 from . import checkpoint
 from ._registry import config
 from ._tree import Array, difference, flatten, restore
-from .data import Batch, Source
+from .data import Batch, Source, checksum
 from .history import Record
 from .optimizers import Optimizer
 
 FORMAT = "fusedrnn training 1"
+#: What may be changed on purpose where a training goes on: the rest would make it another one.
+CHANGEABLE = ("schedule", "budget", "clip_norm", "patience", "record_every", "validation")
 SMOOTHING = 0.95  # of the loss that is shown: a mean over some 1 / (1 - 0.95) = 20 steps
 
 
@@ -140,16 +142,28 @@ class RunFile:
     path : str or path
     model, optimizer, data
         What the training works with; the file is for training of the same kind only.
+    settings : mapping
+        What else the result depends on, as JSON can hold it.
+    changed : collection of str
+        Which of `CHANGEABLE` may be others than in the file.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], model: Trainable, optimizer: Optimizer, data: Source
+        self,
+        path: str | os.PathLike[str],
+        model: Trainable,
+        optimizer: Optimizer,
+        data: Source,
+        settings: Mapping[str, Any],
+        changed: Collection[str] = (),
     ) -> None:
         self.path, self._model, self._optimizer, self._data = path, model, optimizer, data
+        self._changed = frozenset(changed)
         configuration = {
             "model": _describe_model(model),
             "optimizer": optimizer.configuration,
-            "data": _describe_data(data),
+            "data": describe_data(data),
+            **settings,
         }
         self._configuration = json.loads(json.dumps(configuration))  # tuples become lists
 
@@ -178,8 +192,7 @@ class RunFile:
         """
         metadata, arrays = checkpoint.read(self.path, FORMAT)
         with checkpoint.reading(self.path):
-            if found := difference(self._configuration, metadata["configuration"], "training"):
-                raise checkpoint.CheckpointError(f"{self.path}: is of another {found}")
+            self._check(metadata["configuration"])
             values = restore(metadata["values"], arrays)
             run = Run(**values["run"])
             self._optimizer.load_state_dict(values["optimizer"])
@@ -187,13 +200,29 @@ class RunFile:
             self._model.random_state = values["random_state"]
             return run
 
+    def _check(self, configuration: Mapping[str, Any]) -> None:
+        """Raise CheckpointError if the file is of another training, but for what may be changed."""
+        ours, theirs = (
+            {name: value for name, value in c.items() if name not in self._changed}
+            for c in (self._configuration, configuration)
+        )
+        found = difference(ours, theirs, "training")
+        if found is None:
+            return
+        name = next(
+            name for name in [*ours, *theirs] if difference(ours.get(name), theirs.get(name), "")
+        )
+        hint = f" (changed={(name,)} goes on all the same)" if name in CHANGEABLE else ""
+        raise checkpoint.CheckpointError(f"{self.path}: is of another {found}{hint}")
+
 
 def _describe_model(model: Trainable) -> dict[str, Any]:
     """Return what must be the same for training to go on."""
+    configuration: Any
     try:
         configuration = config(model)
     except TypeError:  # a model of one's own
-        configuration = None
+        configuration = getattr(model, "configuration", None)
     return {
         "class": type(model).__qualname__,
         "parameters": {name: [p.dtype.name, *p.shape] for name, p in model.parameters.items()},
@@ -201,6 +230,21 @@ def _describe_model(model: Trainable) -> dict[str, Any]:
     }
 
 
-def _describe_data(data: Source) -> dict[str, Any]:
+def describe_data(data: Source) -> dict[str, Any]:
     """Return what must be the same for training to go on."""
-    return {"batches": len(data), "configuration": getattr(data, "configuration", None)}
+    return {
+        "batches": len(data),
+        "configuration": getattr(data, "configuration", None),
+        "first_batch": _describe_batch(data.batch(0, 0)),
+    }
+
+
+def _describe_batch(batch: Batch) -> dict[str, Any]:
+    """Return the shapes and checksums of a batch's arrays of numbers."""
+    names = ("inputs", "targets", "lengths", "target_lengths", "weights")
+    arrays = {name: np.asarray(getattr(batch, name)) for name in names if hasattr(batch, name)}
+    return {
+        name: {"shape": list(a.shape), "dtype": a.dtype.name, "checksum": checksum(a)}
+        for name, a in arrays.items()
+        if a.dtype.kind in "biufc"
+    }

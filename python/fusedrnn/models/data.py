@@ -225,6 +225,8 @@ class Minibatches:
         return {
             "source": type(self).__name__,
             "batch_size": self.batch_size,
+            "batch_axis": self._inputs.axis,
+            "target_axis": self._targets.axis,
             "shuffle": self.shuffle,
             "seed": self.seed,
             "trim": self.trim,

@@ -8,11 +8,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from .._arguments import number, probability
 
 #: The part of the training that is done, 0 to 1 -> a factor of the learning rate.
 Schedule = Callable[[float], float]
+
+# Where functions of one's own are compared, which can't say what they are.
+POINTS = 32
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A schedule that shows the call that has made it."""
+
+    call: str
+    factor: Schedule
+
+    def __call__(self, fraction: float) -> float:
+        return self.factor(fraction)
+
+    def __repr__(self) -> str:
+        return self.call
+
+
+def description(schedule: Schedule) -> Any:
+    """Return what tells one schedule from another, as JSON can hold it.
+
+    Examples
+    --------
+    >>> description(linear(0.5))
+    'linear(end=0.5)'
+    >>> description(lambda fraction: 1 - fraction)[:3]
+    [1.0, 0.96875, 0.9375]
+    """
+    if isinstance(schedule, _Named):
+        return repr(schedule)
+    return [float(schedule(k / POINTS)) for k in range(POINTS + 1)]
+
+
+def is_constant(schedule: Schedule) -> bool:
+    """Return whether the factor doesn't depend on how much of the training is done."""
+    described = description(schedule)
+    return described == repr(constant()) or (
+        isinstance(described, list) and len(set(described)) == 1
+    )
 
 
 def constant() -> Schedule:
@@ -23,7 +65,7 @@ def constant() -> Schedule:
     >>> constant()(0.5)
     1.0
     """
-    return lambda fraction: 1.0
+    return _Named("constant()", lambda fraction: 1.0)
 
 
 def linear(end: float = 0.0) -> Schedule:
@@ -35,7 +77,7 @@ def linear(end: float = 0.0) -> Schedule:
     0.75
     """
     end = number(end, "end")
-    return lambda fraction: 1.0 + fraction * (end - 1.0)
+    return _Named(f"linear(end={end})", lambda fraction: 1.0 + fraction * (end - 1.0))
 
 
 def cosine(end: float = 0.0) -> Schedule:
@@ -50,7 +92,11 @@ def cosine(end: float = 0.0) -> Schedule:
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
     end = number(end, "end")
-    return lambda fraction: end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * fraction))
+
+    def factor(fraction: float) -> float:
+        return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * fraction))
+
+    return _Named(f"cosine(end={end})", factor)
 
 
 def exponential(end: float = 0.01) -> Schedule:
@@ -62,7 +108,7 @@ def exponential(end: float = 0.01) -> Schedule:
     0.1
     """
     end = number(end, "end", positive=True)
-    return lambda fraction: end**fraction
+    return _Named(f"exponential(end={end})", lambda fraction: end**fraction)
 
 
 def step_decay(at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Schedule:
@@ -75,7 +121,10 @@ def step_decay(at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Schedu
     """
     drops = [probability(fraction, f"at[{k}]") for k, fraction in enumerate(at)]
     factor = number(factor, "factor")
-    return lambda fraction: math.prod((factor for drop in drops if fraction >= drop), start=1.0)
+    return _Named(
+        f"step_decay(at={drops}, factor={factor})",
+        lambda fraction: math.prod((factor for drop in drops if fraction >= drop), start=1.0),
+    )
 
 
 def warmup(part: float, then: Schedule, start: float = 0.0) -> Schedule:
@@ -103,7 +152,9 @@ def warmup(part: float, then: Schedule, start: float = 0.0) -> Schedule:
             return start + (1.0 - start) * fraction / part
         return then((fraction - part) / (1.0 - part))
 
-    return schedule
+    if not isinstance(then, _Named):
+        return schedule
+    return _Named(f"warmup(part={part}, then={then}, start={start})", schedule)
 
 
 def warmup_cosine(part: float = 0.02, start: float = 0.1, end: float = 0.0) -> Schedule:

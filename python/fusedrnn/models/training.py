@@ -17,14 +17,14 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._arguments import flag, number, size
-from . import blas
+from . import blas, schedules
 from ._interrupts import interruptible
-from ._run import Run, RunFile, Trainable
+from ._run import CHANGEABLE, Run, RunFile, Trainable, describe_data
 from .checkpoint import check_writable
 from .data import Array, Source
 from .history import History
@@ -50,6 +50,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    changed: Collection[str] = (),
     progress: bool | Progress = True,
     on_step: Callable[[Report], object] | None = None,
 ) -> History:
@@ -90,7 +91,12 @@ def fit(
     checkpoint_every : int, optional
         Write it each so many steps, and not after each record; at the end always.
     resume : bool
-        Go on from the file; if there is none, start anew.
+        Go on from the file; if there is none, start anew. All that the result depends on must be
+        what it was: model, optimizer, data, validation data, `schedule` (with one that isn't
+        constant the budget, too), `clip_norm`, `patience` and `record_every`.
+    changed : collection of str
+        What is other than in the file on purpose, of "schedule", "budget", "clip_norm", "patience",
+        "record_every" and "validation".
     progress : bool or Progress
         Whether to show a bar on a terminal, or lines elsewhere; or the display to show it on.
     on_step : callable, optional
@@ -107,7 +113,8 @@ def fit(
         or the file exists and `resume` is False.
     CheckpointError
         If the file can't be written or read, is broken, or is that of another training: of other
-        data, of a model or an optimizer with other settings. The file stays as it is.
+        data, of a model or an optimizer with other settings, or one with other arguments that
+        aren't `changed`. The file stays as it is.
     FloatingPointError
         If a loss or gradient is NaN or infinite, or a parameter overflows; with the step. The
         parameters are those before that step, and the file stays as it is.
@@ -136,7 +143,7 @@ def fit(
         restore_best=flag(restore_best, "restore_best"),
         record_every=None if record_every is None else size(record_every, "record_every"),
     )
-    training.open(checkpoint, checkpoint_every, flag(resume, "resume"))
+    training.open(checkpoint, checkpoint_every, flag(resume, "resume"), _changed(changed, resume))
     display = open_progress() if progress is True else progress or Silent()
     try:
         with blas.one_thread(), interruptible() as interrupted:
@@ -241,7 +248,13 @@ class _Training:
         elif self.patience is not None:
             raise ValueError("patience: expected None without validation data")
 
-    def open(self, path: str | os.PathLike[str] | None, every: int | None, resume: bool) -> None:
+    def open(
+        self,
+        path: str | os.PathLike[str] | None,
+        every: int | None,
+        resume: bool,
+        changed: Collection[str],
+    ) -> None:
         """Prepare the checkpoint, and go on from it if there is one."""
         if path is None:
             if resume or every is not None:
@@ -253,10 +266,22 @@ class _Training:
         if exists and not resume:
             raise ValueError(f"checkpoint: expected a new file, or resume=True, got {path}")
         self.checkpoint_every = None if every is None else size(every, "checkpoint_every")
-        self.file = RunFile(path, self.model, self.optimizer, self.data)
+        self.file = RunFile(path, self.model, self.optimizer, self.data, self._settings(), changed)
         if exists:
             self.run = self.file.read()
             self.saved = self.run.step
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what the result depends on besides model, optimizer and data."""
+        moves = not schedules.is_constant(self.schedule)  # with the part of the budget
+        return {
+            "schedule": schedules.description(self.schedule),
+            "budget": {self.budget.kind: self.budget.amount} if moves else None,
+            "clip_norm": self.clip_norm,
+            "patience": self.patience,
+            "record_every": self.record_every,
+            "validation": None if self.validation is None else describe_data(self.validation),
+        }
 
     def train(
         self,
@@ -358,6 +383,19 @@ class _Training:
             targets=run.targets,
             seconds=run.seconds,
         )
+
+
+def _changed(changed: Collection[str], resume: bool) -> frozenset[str]:
+    """Return what may be changed where a training goes on, checked."""
+    if isinstance(changed, str) or not isinstance(changed, Collection):
+        raise TypeError(f"changed: expected a collection of names, got {type(changed).__name__}")
+    names = frozenset(changed)
+    if not names <= set(CHANGEABLE):
+        wrong = sorted(map(str, names - set(CHANGEABLE)))[0]
+        raise ValueError(f"changed: expected some of {', '.join(CHANGEABLE)}, got {wrong!r}")
+    if names and not resume:
+        raise ValueError("changed: expected resume=True with it, got False")
+    return names
 
 
 def _check_finite(value: float, name: str) -> None:
