@@ -19,7 +19,7 @@ from decoding_problems import (
     plain_beam,
     table,
 )
-from fusedrnn.models import beam, greedy
+from fusedrnn.models import beam, greedy, sample
 
 
 @pytest.mark.parametrize("power", [0.0, 0.6, 3.0])
@@ -153,6 +153,127 @@ def test_states_go_with_their_prefixes_in_a_beam():
     for row in range(2):
         for value, sequence in listed(beams, row):
             assert value == pytest.approx(log_p(sequence), rel=1e-12)
+
+
+# What nothing can follow
+
+
+class DeadEnds:
+    """A model that can go on from no prefix whose sum of symbols is among some."""
+
+    def __init__(self, model, dead):
+        self.model, self.dead = model, dead
+
+    def __call__(self, symbols, state):
+        sums, inner = state
+        sums = sums + symbols[np.newaxis, :, np.newaxis]
+        log_p, inner = self.model(symbols, inner)
+        return np.where(np.isin(sums[0], self.dead), -np.inf, log_p), (sums, inner)
+
+    def states(self, rows, seed=0):
+        return np.zeros((1, rows, 1), int), self.model.states(rows, seed)
+
+
+def one_row(state, row):
+    sums, inner = state
+    return sums[:, [row]], inner[:, [row]]
+
+
+def assert_no_sequence(decoded, row, pad):
+    assert decoded.lengths[row] == 0 and decoded.log_p[row] == -np.inf
+    assert not decoded.ended[row] and (decoded.symbols[:, row] == pad).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("end", [None, END])
+def test_rows_go_on_without_those_that_can_not(width, seed, end):
+    """Each row has the sequences that it has alone, whatever becomes of the others."""
+    model = DeadEnds(Recurrent(symbols=4, scale=1.0, seed=seed), [3, 5, 8])
+    states, start = model.states(5, seed), np.array([3, 1, 2, 3, 1])
+    arguments = {"end": end, "max_length": 6, "width": width, "length_penalty": 0.7}
+    beams = beam(model, states, start=start, **arguments)
+    for row in range(5):
+        alone = beam(model, one_row(states, row), start=start[[row]], **arguments)
+        assert_same(listed(beams, row), listed(alone, 0))
+        for _, sequence in listed(beams, row):
+            sums = start[row] + np.cumsum([0, *sequence[:-1]])
+            assert not np.isin(sums, model.dead).any()
+    for row in (0, 3):
+        assert listed(beams, row) == [] and beams.sequences(row) == []
+        assert_no_sequence(beams.best(), row, 0)
+    assert width == 1 or np.isfinite(beams.log_p[[1, 2, 4], 0]).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_and_samples_go_on_without_rows_that_can_not(seed):
+    model = DeadEnds(Recurrent(symbols=4, scale=1.0, seed=seed), [3, 7])
+    states, start = model.states(4, seed), np.array([3, 1, 2, 1])
+    arguments = {"end": END, "max_length": 8}
+    got = greedy(model, states, start=start, **arguments)
+    assert_decoded_equal(beam(model, states, start=start, width=1, **arguments).best(), got)
+    assert_no_sequence(got, 0, END)
+    for row in range(4):
+        alone = greedy(model, one_row(states, row), start=start[[row]], **arguments)
+        assert alone.sequences()[0].tolist() == got.sequences()[row].tolist()
+        np.testing.assert_allclose(alone.log_p[0], got.log_p[row], rtol=1e-12)
+    drawn = sample(model, states, start=start, seed=seed, **arguments)
+    assert_no_sequence(drawn, 0, END)
+    for row in np.flatnonzero(drawn.lengths):
+        ways = start[row] + np.cumsum([0, *drawn.symbols[: drawn.lengths[row] - 1, row]])
+        assert not np.isin(ways, model.dead).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("power", [0.0, 1.0, 1e308])
+def test_a_batch_of_which_nothing_is_possible(dtype, power):
+    def nothing(symbols, state):
+        return np.full((len(symbols), 3), -np.inf, dtype), state
+
+    beams = beam(nothing, start=[0, 1], end=0, max_length=5, width=2, length_penalty=power)
+    assert beams.symbols.shape == (0, 2, 2) and (beams.scores == -np.inf).all()
+    assert [beams.sequences(row) for row in range(2)] == [[], []]
+    for decode in (greedy, sample):
+        decoded = decode(nothing, start=[0, 1], end=0, max_length=5)
+        assert decoded.symbols.shape == (0, 2) and (decoded.log_p == -np.inf).all()
+        assert not decoded.ended.any() and [len(s) for s in decoded.sequences()] == [0, 0]
+
+
+def test_forced_symbols():
+    """Where one symbol alone may follow it does, in a beam that is wider, with log p 0."""
+    forced = [2, 1, 3, 0]
+
+    def step(symbols, state):
+        log_p = np.full((len(symbols), 5), -np.inf)
+        log_p[:, forced[state.shape[0]]] = 0.0
+        return log_p, np.concatenate((state, symbols[np.newaxis]))
+
+    state = np.zeros((0, 2), int)
+    beams = beam(step, state, start=4, end=0, max_length=9, width=3, length_penalty=2.0)
+    for row in range(2):
+        assert listed(beams, row) == [(0.0, tuple(forced))]
+    assert beams.ended.tolist() == [[True, False, False]] * 2
+    assert_decoded_equal(beams.best(), greedy(step, state, start=4, end=0, max_length=9))
+
+
+def test_nan_is_an_error_wherever_it_stands():
+    def step(symbols, state):
+        log_p = np.tile(np.log([0.5, 0.25, 0.25]), (len(symbols), 1))
+        log_p[symbols == 2, 1] = np.nan
+        return log_p, state
+
+    for start in ([2, 1], [1, 2], [1, 1]):
+        with pytest.raises(ValueError, match="log_p: expected log probabilities, got nan"):
+            beam(step, start=start, max_length=3, width=3)
+
+
+@pytest.mark.parametrize("power", [50.0, 1e4, 1e308])
+def test_a_large_length_penalty_makes_no_nan(power):
+    model = Recurrent(seed=2)
+    beams = beam(model, model.states(2), start=1, end=END, max_length=40, width=4,
+                 length_penalty=power)  # fmt: skip
+    assert not np.isnan(beams.scores).any() and (beams.log_p > -np.inf).all()
+    assert (np.diff(beams.scores, axis=1) <= 0).all()
 
 
 # Errors

@@ -411,9 +411,14 @@ ERRORS = [
         "log_p: expected log probabilities, got nan as the largest of a row",
     ),
     (
-        {"step": returns([[-np.inf, -np.inf]])},
+        {"step": returns([[-np.inf, np.nan]])},
         ValueError,
-        "log_p: expected log probabilities, got -inf as the largest of a row",
+        "log_p: expected log probabilities, got nan as the largest of a row",
+    ),
+    (
+        {"step": returns([[-np.inf, np.inf]])},
+        ValueError,
+        "log_p: expected log probabilities, got inf as the largest of a row",
     ),
 ]
 

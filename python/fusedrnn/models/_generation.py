@@ -111,7 +111,7 @@ def _row_counts(state: Any) -> Iterator[int]:
 def call_step(
     step: StepFunction, symbols: Integers, state: Any, end: int | None
 ) -> tuple[Array, Any]:
-    """Return what the step function does, checked."""
+    """Return what the step function does, checked. A row may be -inf alone: nothing can follow."""
     result = step(symbols, state)
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(
@@ -124,7 +124,7 @@ def call_step(
     if end is not None and end >= log_p.shape[1]:
         raise ValueError(f"end: expected a symbol below K = {log_p.shape[1]}, got {end}")
     best = log_p.max(axis=1)
-    wrong = best[~((best > -np.inf) & (best <= TOO_PROBABLE))]
+    wrong = best[~(best <= TOO_PROBABLE)]  # or NaN
     if wrong.size:
         raise ValueError(
             f"log_p: expected log probabilities, got {wrong[0]} as the largest of a row"

@@ -12,6 +12,9 @@ makes up for that.
 A beam of width 1 is `greedy`. One that is wide enough for all prefixes finds the best sequences of
 all; any other may miss them.
 
+A prefix that nothing can follow, since log p is -inf for all symbols, leaves the beam. A row that
+has no prefix left has the sequences that were found before; the other rows go on.
+
 Sources: Sutskever, Vinyals and Le, Sequence to Sequence Learning with Neural Networks, NeurIPS 2014
 (hypotheses that end leave the beam); Wu et al., Google's Neural Machine Translation System, 2016
 (arXiv:1609.08144), equation 14 (the length penalty).
@@ -164,7 +167,10 @@ def beam(
 
 def _score(log_p: Floats, lengths: Any, power: float) -> Floats:
     """Return s(y) of the head of this file."""
-    scores: Floats = log_p / ((5.0 + lengths) / 6.0) ** power
+    with np.errstate(over="ignore"):
+        penalty = ((5.0 + np.asarray(lengths, np.float64)) / 6.0) ** power
+    # Not by infinity, which would make NaN of -inf: what stands for no sequence.
+    scores: Floats = log_p / np.minimum(penalty, np.finfo(np.float64).max)
     return scores
 
 

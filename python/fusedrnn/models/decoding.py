@@ -8,7 +8,9 @@ and a sequence y_1..y_T has the probability of its steps::
 
     log p(y) = sum_t log p(y_t | y_0, y_1, ..., y_{t-1})     y_0 the start symbol
 
-It ends with an end symbol, which is its last one, or is cut at a greatest length. Ways to choose::
+It ends with an end symbol, which is its last one, or is cut at a greatest length. Where log p is
+-inf for all symbols nothing can follow: that row has no sequence, and the others go on. Ways to
+choose::
 
     greedy    y_t = argmax_k log p(k | ...)
     sample    y_t ~ softmax_k(log p(k | ...) / temperature), of all k or of the most probable few
@@ -60,9 +62,9 @@ class Decoded:
     symbols : array of integers (T, N)
         T is the longest length. Past the end of a row stands the end symbol.
     lengths : array of integers (N,)
-        With the end symbol, where there is one.
+        With the end symbol, where there is one. 0 of a row that came to where nothing can follow.
     log_p : array (N,)
-        log p of each sequence, by the model.
+        log p of each sequence, by the model. -inf where nothing can follow.
     ended : array of bool (N,)
         Whether the row has its end symbol, or was cut at the greatest length.
     """
@@ -115,7 +117,7 @@ def greedy(
     Raises
     ------
     ValueError
-        For a wrong shape or number, and where log_p holds NaN, numbers above 0, or -inf alone.
+        For a wrong shape or number, and where log_p holds NaN or numbers above 0.
     TypeError
         For a wrong dtype or kind of argument.
 
@@ -272,23 +274,35 @@ def _generate(
 ) -> Decoded:
     """Go on with the symbols that `choose` picks from log p (n, K) until all rows have ended."""
     count, current = len(given.start), given.start
-    rows = np.arange(count)  # those that haven't ended
+    rows = np.arange(count)  # those that go on
     lengths, log_p = np.zeros(count, np.int64), np.zeros(count)
+    ended = np.zeros(count, np.bool_)
     lines: list[Integers] = []
     while rows.size and len(lines) < given.max_length:
         step_log_p, state = call_step(step, current, state, given.end)
+        possible = step_log_p.max(axis=1) > -np.inf
+        log_p[rows[~possible]] = -np.inf
+        rows, step_log_p, state = _keep(possible, rows, step_log_p, state)
         current = choose(step_log_p)
         line = np.full(count, given.pad)
         line[rows] = current
         lines.append(line)
         lengths[rows] += 1
         log_p[rows] += step_log_p[np.arange(len(rows)), current]
-        if given.end is not None and (current == given.end).any():
-            on = np.flatnonzero(current != given.end)
-            rows, current, state = rows[on], current[on], select_state(state, on)
-    ended = np.ones(count, np.bool_)
-    ended[rows] = False
-    return Decoded(np.array(lines, np.int64).reshape(len(lines), count), lengths, log_p, ended)
+        if given.end is not None:
+            ended[rows] = current == given.end
+            rows, current, state = _keep(current != given.end, rows, current, state)
+    symbols = np.array(lines, np.int64).reshape(len(lines), count)
+    impossible = log_p == -np.inf
+    symbols[:, impossible], lengths[impossible] = given.pad, 0
+    return Decoded(symbols[: lengths.max(initial=0)], lengths, log_p, ended)
+
+
+def _keep(which: npt.NDArray[np.bool_], rows: Integers, array: Any, state: Any) -> Any:
+    """Return some of the rows, of an array with as many, and of the state."""
+    if which.all():
+        return rows, array, state
+    return rows[which], array[which], select_state(state, np.flatnonzero(which))
 
 
 def _generator(seed: int | None) -> np.random.Generator:
