@@ -288,8 +288,12 @@ def test_a_machine_without_anything(tmp_path):
         "FUSEDRNN_BUILD": str(tmp_path / "build"),
         "DOCTEST_INCLUDE": str(tmp_path / "nothing"),
     }
+    (tmp_path / "out").mkdir()
+    for name in ("gpu.json", "log.txt"):
+        (tmp_path / "out" / name).write_text("of a run before")
     done = run(str(tmp_path / "out"), **variables)
     assert done.returncode == 1, done.stderr
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["summary.json"]
     assert done.stderr == ""
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert not found["ok"] and not found["dry_run"] and not found["gpu"]
