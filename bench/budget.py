@@ -2,7 +2,8 @@
 
 Each case is then measured for its share of the time, if that is less than it would get anyhow.
 Where even the least that a case needs is too much, the run ends when the time is up; cases come in
-an order whose every beginning is a sample of all kinds and sizes.
+an order whose every beginning is a sample of all kinds and sizes. Only the few that are much of the
+whole work come last, since one of them may take all the time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .results import Result
 
 V = TypeVar("V")
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, without the whole part, fill [0, 1) evenly
+HEAVY = 0.05  # of all operations
 
 
 class Budget:
@@ -53,8 +55,10 @@ class Budget:
         """Return the cases in their order, or spread where time may end them."""
         cases = list(planned)
         if self._seconds is not None:
+            bound = HEAVY * sum(case.flops for case in cases)
+            heavy = sorted((c for c in cases if c.flops > bound), key=lambda c: c.flops)
             places = sorted(range(len(cases)), key=lambda i: i * GOLDEN % 1)
-            cases = [cases[i] for i in places]
+            cases = [cases[i] for i in places if cases[i].flops <= bound] + heavy
         return {case: planned[case] for case in cases}
 
 

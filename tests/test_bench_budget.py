@@ -49,6 +49,17 @@ def test_every_beginning_is_a_sample_of_all(planned):
                 assert abs(got - n * share) <= 4, (name, value, n)
 
 
+def test_what_would_take_all_the_time_comes_last():
+    planned = [c for c in cases.grid(["lstm"]) if c.mode != "step"]
+    spread = list(Budget(1).spread(dict.fromkeys(planned)))
+    assert {*spread} == {*planned}
+    work = [case.flops / sum(c.flops for c in planned) for case in spread]
+    assert work[-5:] == sorted(work)[-5:] and sum(work[-5:]) > 0.8
+    assert max(work[:-5]) < 0.05
+    alone = Case("lstm", "train", 64, 25, 1024, 1024)
+    assert list(Budget(1).spread({alone: ()})) == [alone]
+
+
 class Alarm:
     """A timer that rings when the test wants it to."""
 
