@@ -24,6 +24,13 @@ inline int cell_index(const std::string& name) {
   throw py::value_error("cell: expected one of " + known + ", got '" + name + "'");
 }
 
+// What a tape shows of the call it comes from: "<Tape of lstm: x (5, 2, 3) float32, not spent>".
+template <class Array>
+std::string tape_text(const Model& model, const Array& x, const std::string& dtype, bool spent) {
+  return "<Tape of " + std::string(cells[model.cell].name) + ": x " + got_text(x) + " " + dtype +
+         (spent ? ", spent>" : ", not spent>");
+}
+
 inline Dim input_dim(const Model& model) { return {model.input, "I"}; }
 inline Dim output_dim(const Model& model) {
   const bool projects = model.projection > 0;

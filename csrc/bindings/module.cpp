@@ -213,7 +213,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           "How many bytes `forward` keeps, besides x, y and the initial state.")
       .def_property_readonly(
           "weights", [](const Held<TapeHandle>& t) { return t->weights(); },
-          "The packed weights of the call.");
+          "The packed weights of the call.")
+      .def("__repr__", [](const Held<TapeHandle>& t) { return t->text(); });
 
   py::class_<StreamHandle, Held<StreamHandle>>(m, "Stream")
       .def(py::init(&make_stream), py::arg("weights").none(false), py::arg("batch_size"))

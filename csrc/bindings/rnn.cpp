@@ -58,6 +58,9 @@ class TypedTape final : public TapeHandle {
   py::tuple backward(py::handle dy, py::handle dstate, py::handle out) override;
   bool spent() const override { return spent_; }
   Index nbytes() const override { return nbytes_; }
+  std::string text() const override {
+    return tape_text(weights_->model(), call_.given_x, dtype_name<T>, spent_);
+  }
   std::shared_ptr<PackedWeights> weights() const override { return weights_; }
 
  private:

@@ -63,6 +63,7 @@ class TapeHandle {
   virtual py::tuple backward(py::handle dy, py::handle dstate, py::handle out) = 0;
   virtual bool spent() const = 0;
   virtual Index nbytes() const = 0;
+  virtual std::string text() const = 0;  // for a person to read
   virtual std::shared_ptr<PackedWeights> weights() const = 0;
 };
 

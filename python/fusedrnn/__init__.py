@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import _core, cuda, functional, reference, weights
 from . import _device as _gpu
@@ -35,6 +36,26 @@ __all__ = [
     "weights",
 ]
 __version__: str = _core.info()["version"]
+
+# Imported when they are asked for: they take time, and torch has to be there.
+_SUBMODULES = ("models", "torch")
+
+if TYPE_CHECKING:
+    from . import models as models
+    from . import torch as torch
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _SUBMODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return importlib.import_module(f".{name}", __name__)
+        except ImportError as error:
+            raise AttributeError(f"{name}: {error}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted((*__all__, *_SUBMODULES))
 
 
 def info() -> dict[str, Any]:

@@ -47,6 +47,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted((*__all__, "DeviceArray"))
+
+
 def is_available() -> bool:
     """Return whether calls can run on a GPU: the package was built so, and there is one.
 

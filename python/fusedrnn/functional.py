@@ -20,6 +20,11 @@ that of the steps there are.
 
 Where an LSTM projects h (``weight_hr_l{k}``), h and y have P elements in place of H.
 
+On the CPU denormals count as zero: in all that a call is given, and where a result would be one.
+What is only copied keeps them, such as the state of a sequence of length 0. And results are the
+same bits for every number of threads and in every batch, with one build and instruction set; on
+GPUs neither holds. ``docs/guarantees.md`` has the details.
+
 All arrays are float32, or all are float64. Where x is on a GPU, all are there, and float32, float16
 or bfloat16; see `fusedrnn.cuda`. Cells: ``"lstm"``, ``"gru"`` (reset after the product, as torch
 and cuDNN), ``"rnn_tanh"``, ``"rnn_relu"``; `fusedrnn.reference` has their equations.
@@ -40,6 +45,10 @@ from ._network import Array, Network, check_cell, dtype_of, network_of
 State = Array | tuple[Array, Array]
 
 __all__ = ["Gradients", "State", "Tape", "Weights", "backward", "forward", "infer"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 @dataclass(frozen=True)

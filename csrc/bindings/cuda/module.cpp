@@ -100,7 +100,8 @@ void define_tape(py::module_& m) {
       .def_property_readonly(
           "weights",
           [](const Held<Tape>& t) { return std::const_pointer_cast<Weights>(t->weights()); },
-          "The parameters of the call.");
+          "The parameters of the call.")
+      .def("__repr__", [](const Held<Tape>& t) { return t->text(); });
 }
 
 // For tests, which have no other way to do this where only NumPy is installed.

@@ -282,6 +282,12 @@ void Tape::release() {
   }
 }
 
+std::string Tape::text() const {
+  const std::string type = name_of(call_.x.type);
+  const std::string place = type + " on " + device_text(call_.target.device);
+  return bindings::tape_text(call_.model(), call_.x, place, spent_);
+}
+
 py::tuple Tape::run() {
   Kept& kept = *kept_;
   const Outputs outputs(call_);

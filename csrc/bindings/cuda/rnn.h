@@ -89,6 +89,7 @@ class Tape {
 
   bool spent() const { return spent_; }
   Index nbytes() const { return nbytes_; }
+  std::string text() const;  // for a person to read
   const std::shared_ptr<const Weights>& weights() const { return weights_; }
 
  private:

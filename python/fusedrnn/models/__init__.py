@@ -130,3 +130,7 @@ __all__ = [
     "select_state",
     "squared_error",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -72,3 +72,7 @@ __all__ = [
     "sigmoid",
     "squared_error",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -64,6 +64,11 @@ __all__ = [
     "trust_version_counters",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 for _name in __all__:  # errors and pickles name what users import
     globals()[_name].__module__ = __name__
 

@@ -61,3 +61,7 @@ __all__ = [
     "to_keras",
     "to_onnx",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -174,3 +174,11 @@ def test_a_state_may_be_written_to_once_the_call_is_done():
     got = functional.backward(tape, p.dy)
     for name, gradient in want.parameters.items():
         np.testing.assert_array_equal(got.parameters[name].numpy(), gradient.numpy())
+
+
+def test_a_tape_shows_its_call():
+    p = on_device(kernel_problems.make("gru", steps=3, batch=2, inputs=4), "float32")
+    tape = p.forward()[2]
+    assert repr(tape) == "<Tape of gru: x (3, 2, 4) float32 on cuda:0, not spent>"
+    functional.backward(tape, p.dy)
+    assert repr(tape) == "<Tape of gru: x (3, 2, 4) float32 on cuda:0, spent>"
