@@ -1,4 +1,8 @@
-"""LSTM, GRU and RNN: layers that own their parameters."""
+"""LSTM, GRU and RNN: layers that own their parameters.
+
+Denormals count as zero in them, and results are the same bits for every number of threads: see
+`fusedrnn.functional`.
+"""
 
 from __future__ import annotations
 

@@ -64,9 +64,9 @@ def check_attributes(cell: str, attributes: Mapping[str, Any], dtype: Any) -> in
     --------
     >>> check_attributes("lstm", {"clip": float("inf"), "direction": b"bidirectional"}, "float32")
     2
-    >>> check_attributes("gru", {"linear_before_reset": 1, "layout": "1"}, "float32")
+    >>> check_attributes("lstm", {"hidden_size": 4, "clip": "inf"}, "float32")
     Traceback (most recent call last):
-    ValueError: layout: expected 0 or 1, got '1': 0 is time first, 1 batch first, as with ...
+    ValueError: clip: expected None or inf, got 'inf'
     """
     operator = OPERATORS[cell][0]
     integers = set(INTEGERS) - {"input_forget", "linear_before_reset"} | OWN[operator]
