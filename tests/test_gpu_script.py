@@ -185,7 +185,7 @@ def test_both_runs_do_the_same(machine, dry):
     machine.have |= dict.fromkeys(needed, "there")
     machine.gpu = {} if dry else {"architecture": "90-real"}
     configure, ninja = options_of(machine, "build")
-    assert f"-DFUSEDRNN_CUDA={'EMULATED' if dry else 'ON'}" in configure
+    assert configure[:3] == ["cmake", "--preset", "emulated" if dry else "gpu"]
     assert f"-DFUSEDRNN_CUDA_ARCHITECTURES={'' if dry else '90-real'}" in configure
     assert {"_core", "_cuda", gpu.KERNEL_TESTS} < {*ninja}
     (command,) = options_of(machine, "gpu")
