@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fusedrnn import models
-from fusedrnn.models import Batch, Minibatches, schedules
+from fusedrnn.models import Batch, Minibatches, schedules, training
 from fusedrnn.models.checkpoint import CheckpointError
 from training_problems import Line, fit, line_data, raises
 
@@ -231,3 +231,12 @@ def test_the_losses_options_are_part_of_a_model(path):
 def test_what_may_be_changed(options, error, message, path):
     with raises(error, message):
         fit(Line(), steps=3, **{"checkpoint": path, "resume": True, **options})
+
+
+def test_a_file_that_says_less_is_refused(path, monkeypatch):
+    """Such as one of an earlier version, also where what it doesn't say has its default here."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(training._Training, "_settings", lambda self: {})
+        fit(Line(), steps=3, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"is of another training: missing schedule$"):
+        fit(Line(), steps=5, checkpoint=path, resume=True)

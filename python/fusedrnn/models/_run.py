@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
@@ -206,14 +207,10 @@ class RunFile:
             {name: value for name, value in c.items() if name not in self._changed}
             for c in (self._configuration, configuration)
         )
-        found = difference(ours, theirs, "training")
-        if found is None:
-            return
-        name = next(
-            name for name in [*ours, *theirs] if difference(ours.get(name), theirs.get(name), "")
-        )
-        hint = f" (changed={(name,)} goes on all the same)" if name in CHANGEABLE else ""
-        raise checkpoint.CheckpointError(f"{self.path}: is of another {found}{hint}")
+        if found := difference(ours, theirs, "training"):
+            names = [name for name in CHANGEABLE if re.match(rf"training\.{name}\b", found)]
+            hint = f" (changed={(names[0],)} goes on all the same)" if names else ""
+            raise checkpoint.CheckpointError(f"{self.path}: is of another {found}{hint}")
 
 
 def _describe_model(model: Trainable) -> dict[str, Any]:
