@@ -26,7 +26,8 @@ OpenMP find_openmp(const char* library) {
   const bool complete = handle != nullptr && find(handle, "GOMP_parallel", found.parallel) &&
                         find(handle, "omp_get_thread_num", found.thread_num) &&
                         find(handle, "omp_get_num_threads", found.num_threads) &&
-                        find(handle, "omp_get_max_threads", found.max_threads);
+                        (find(handle, "_ZN2at15get_num_threadsEv", found.max_threads) ||
+                         find(handle, "omp_get_max_threads", found.max_threads));
   return complete ? found : OpenMP{};
 }
 

@@ -13,11 +13,13 @@ struct OpenMP {
   void (*parallel)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
   int (*thread_num)();   // the caller's number in its team; the one who called parallel() has 0
   int (*num_threads)();  // how many the team has
-  int (*max_threads)();  // how many a team has if nobody says a number
+  int (*max_threads)();  // how many a team of the library's has in this thread
 };
 
 // The runtime that `library`, which must be loaded already, is linked with. All null where there is
-// none, or not with these functions.
+// none, or not with these functions. torch tells the runtime its number (torch.set_num_threads)
+// thread by thread, when it first computes there: so where the library has torch's function
+// at::get_num_threads(), that is asked.
 OpenMP find_openmp(const char* library);
 
 }  // namespace fusedrnn

@@ -422,23 +422,17 @@ class Ownership {
 
 }  // namespace
 
-bool borrow_threads(const char* library) {
-  const OpenMP found = library == nullptr ? OpenMP{} : find_openmp(library);
-  const Ownership ownership;
-  pool.openmp = found;
-  return found.parallel != nullptr;
-}
-
-bool threads_are_borrowed() {
-  const Ownership ownership;
-  return pool.openmp.parallel != nullptr;
-}
-
 // ---- Number of threads --------------------------------------------------------------------------
 
 namespace {
 
 constinit std::atomic<int> setting{0};  // 0: the environment has not been read yet
+constinit std::atomic<bool> was_set{false};
+
+// How many threads the library has whose threads are borrowed or, before a fork, were; and what it
+// said when the setting was made, which holds while that is unchanged. 0: whatever it says holds.
+constinit std::atomic<int (*)()> library_threads{nullptr};
+constinit std::atomic<int> library_said{0};
 
 bool usable(int n) { return 1 <= n && n <= kMaxThreads; }
 
@@ -483,7 +477,9 @@ int choose_num_threads(const char* fusedrnn_num_threads, const char* omp_num_thr
   return std::clamp(cpus, 1, kMaxThreads);
 }
 
-int num_threads() {
+namespace {
+
+int own_num_threads() {
   int current = setting.load(std::memory_order_relaxed);
   if (current != 0) return current;
   const int chosen = choose_num_threads(std::getenv("FUSEDRNN_NUM_THREADS"),
@@ -492,10 +488,49 @@ int num_threads() {
   return setting.compare_exchange_strong(current, chosen) ? chosen : current;
 }
 
+// Whether somebody chose the number for us, and not for all libraries.
+bool was_chosen() {
+  const char* const named = std::getenv("FUSEDRNN_NUM_THREADS");
+  return was_set.load(std::memory_order_relaxed) || (named != nullptr && !strip(named).empty());
+}
+
+void hear_library() {
+  const auto library = library_threads.load(std::memory_order_relaxed);
+  library_said.store(library != nullptr && was_chosen() ? library() : 0, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+int num_threads() {
+  const auto library = library_threads.load(std::memory_order_relaxed);
+  if (library == nullptr) return own_num_threads();
+  const int theirs = library();
+  if (theirs == library_said.load(std::memory_order_relaxed)) return own_num_threads();
+  return std::clamp(theirs, 1, kMaxThreads);
+}
+
 void set_num_threads(int n) {
   if (!usable(n)) throw unusable("num_threads", std::to_string(n));
   setting.store(n, std::memory_order_relaxed);
+  was_set.store(true, std::memory_order_relaxed);
+  hear_library();
   careful_until.store(0, std::memory_order_relaxed);
+}
+
+// ---- Borrowed threads ---------------------------------------------------------------------------
+
+bool borrow_threads(const char* library) {
+  const OpenMP found = library == nullptr ? OpenMP{} : find_openmp(library);
+  const Ownership ownership;
+  pool.openmp = found;
+  library_threads.store(found.max_threads, std::memory_order_relaxed);
+  hear_library();
+  return found.parallel != nullptr;
+}
+
+bool threads_are_borrowed() {
+  const Ownership ownership;
+  return pool.openmp.parallel != nullptr;
 }
 
 }  // namespace fusedrnn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
@@ -107,9 +108,10 @@ def test_two_threads(kind):
     assert not failures, failures
 
 
-def run(script):
+def run(script, **environment):
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -139,6 +141,77 @@ def test_the_kernels_run_on_torchs_threads():
     result = run(program)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["own", "OpenMP", "0", "own"]
+
+
+def printed(program, **environment):
+    """What a program prints in a process of its own, of which each line is a Python value."""
+    done = run(program, **environment)
+    assert done.returncode == 0, done.stderr
+    return [eval(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch may come without GCC's OpenMP")
+def test_the_number_of_threads_follows_torchs():
+    program = """
+        import os, threading
+        import torch
+        torch.set_num_threads(3)
+        import fusedrnn
+        own = fusedrnn.get_num_threads()
+        import fusedrnn.torch
+
+        def numbers():
+            return fusedrnn.get_num_threads(), fusedrnn.info()["threads"], torch.get_num_threads()
+
+        print(numbers())
+        torch.set_num_threads(1)
+        print(numbers())
+        before = len(os.listdir("/proc/self/task"))
+        layer = fusedrnn.torch.LSTM(64, 128)
+        layer(torch.zeros(50, 32, 64))[0].sum().backward()
+        print(len(os.listdir("/proc/self/task")) - before)
+        torch.set_num_threads(4)
+        print(numbers())
+        thread = threading.Thread(target=lambda: print(numbers()))  # torch has not computed there
+        thread.start()
+        thread.join()
+        fusedrnn.set_num_threads(2)  # the last word holds
+        print(numbers())
+        torch.set_num_threads(1)
+        print(numbers())
+        print(flush=True, end="")
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(2)  # as DataLoader's workers do
+            print((*numbers(), fusedrnn.info()["thread_pool"]), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    assert printed(program) == [
+        (3, 3, 3),
+        (1, 1, 1),
+        0,
+        (4, 4, 4),
+        (4, 4, 4),
+        (2, 2, 4),
+        (1, 1, 1),
+        (2, 2, 2, "own"),
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch may come without GCC's OpenMP")
+def test_a_number_said_before_torchs_threads_are_borrowed_holds():
+    program = """
+        import fusedrnn, torch
+        {}
+        import fusedrnn.torch
+        print(fusedrnn.get_num_threads())
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        print(fusedrnn.get_num_threads() == torch.get_num_threads())
+    """
+    said = "fusedrnn.set_num_threads(5)"
+    assert printed(program.format(said)) == [5, True]
+    assert printed(program.format(""), FUSEDRNN_NUM_THREADS="5") == [5, True]
 
 
 def test_fusedrnn_alone_imports_no_torch():
