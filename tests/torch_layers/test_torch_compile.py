@@ -12,7 +12,8 @@ import warnings
 
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_sequence
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import fusedrnn.torch
 from torch_problems import CELLS, LAYERS, assert_near, cut, states_of, step, tensors
@@ -134,6 +135,87 @@ def test_packed_sequences(kind):
     packed = pack_sequence(cut(torch.randn(9, 3, 4), [2, 9, 4]), enforce_sorted=False)
     for arguments in ((packed,), (packed, states_of(layer, 3))):
         assert_near(tensors(compiled(*arguments)), tensors(call(*arguments)))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_sequences_are_one_graph_without_fullgraph(kind, enforce_sorted, training):
+    layer, counter = kind(4, 6, 2, bidirectional=True), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter)
+    lengths = [9, 4, 2] if enforce_sorted else [2, 9, 4]
+    packed = pack_sequence(cut(torch.randn(9, 3, 4), lengths), enforce_sorted)
+    for hx in (None, states_of(layer, 3)):
+        counter.frame_count = 0
+        if training:
+            found, wanted = step(compiled, packed, hx), step(layer, packed, hx)
+            assert_near(found[0] + found[1], wanted[0] + wanted[1])
+        else:
+            with torch.no_grad():
+                assert_near(tensors(compiled(packed, hx)), tensors(layer(packed, hx)))
+        assert counter.frame_count == 1
+
+
+def test_a_graph_of_packed_sequences_serves_other_batches():
+    layer, counter = fusedrnn.torch.GRU(4, 6), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, dynamic=True)
+    with torch.no_grad():
+        for lengths in ([9, 4, 2], [5, 5], [7, 3, 2, 2], [6]):
+            packed = pack_sequence(cut(torch.randn(9, len(lengths), 4), lengths))
+            assert_near(tensors(compiled(packed)), tensors(layer(packed)))
+    assert counter.frame_count == 1
+
+
+def test_operators_are_not_traced_where_the_graph_breaks():
+    """What a graph break leaves to Python may call operators, and these call much."""
+    layer, counter = fusedrnn.torch.LSTM(4, 6), torch._dynamo.testing.CompileCounter()
+    weights, x = list(layer.parameters()), torch.randn(5, 3, 4)
+    rest = (None, None, None, "lstm", 1, False, False, 0.0)
+
+    @torch._dynamo.disable(recursive=False)
+    def between():
+        y, *_ = torch.ops.fusedrnn.rnn(x, [], weights, *rest)
+        y.sum().backward()
+        return y.detach()
+
+    def call():
+        return between() * 2
+
+    assert_near([torch.compile(call, backend=counter)()], [layer(x)[0].detach() * 2])
+    assert counter.frame_count <= 1, "the product alone"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
+@pytest.mark.parametrize("kind", [fusedrnn.torch.LSTM, fusedrnn.torch.GRUCell, "packed"])
+def test_a_package_of_aotinductor(kind, tmp_path, monkeypatch):
+    """Called without a state: the list of states is empty."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    if kind == "packed":
+        model = Packed(fusedrnn.torch.GRU(4, 6, bidirectional=True))
+        arguments = torch.randn(9, 3, 4), torch.tensor([2, 9, 4])
+    elif kind in CELLS:
+        model, arguments = kind(4, 6), (torch.randn(3, 4),)
+    else:
+        model = kind(4, 6, 2, batch_first=True, bidirectional=True)
+        arguments = (torch.randn(3, 5, 4),)
+    program = torch.export.export(model.eval(), arguments)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "a.pt2"))
+    package, wanted = torch._inductor.aoti_load_package(path), tensors(model(*arguments))
+    for grads in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with grads():
+            assert_near(tensors(package(*arguments)), wanted)
+
+
+class Packed(torch.nn.Module):
+    """A layer that packs a padded batch by itself."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, lengths):
+        y, last = self.layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return y.data, last
 
 
 def test_dropout_is_drawn_anew_and_follows_the_seed():

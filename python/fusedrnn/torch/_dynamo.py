@@ -12,13 +12,15 @@ import functools
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from ._layer import RecurrentLayer
 
-__all__ = ["admit"]
+__all__ = ["admit", "pass_over"]
 
 _BUILDER = "torch._dynamo.variables.builder"
 
@@ -29,6 +31,13 @@ def admit() -> None:
         _prepare(sys.modules[_BUILDER])
     else:
         sys.meta_path.insert(0, _AfterImport())
+
+
+def pass_over(function: Callable[..., Any]) -> None:
+    """Let Dynamo never trace a function, nor what it calls: an operator is a node of a graph."""
+    frames: Any = torch._C._dynamo.eval_frame
+    skip = frames._FrameAction.SKIP
+    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
 
 
 def _prepare(builder: Any) -> None:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from .._network import CELLS, Network
-from . import _autograd, _gpu, _transforms
+from . import _autograd, _dynamo, _gpu, _transforms
 from ._autograd import Call, arrays_of, state_of
 from ._weights import as_array, as_tensor, dtypes_of, network_of, packed_weights
 
@@ -85,6 +85,11 @@ def _call(
     return Call(network, batch_first, dropout, key, lengths, batch_sizes)
 
 
+def _given(hx: Sequence[Tensor] | None) -> Sequence[Tensor]:
+    """Return the states of a call: packages of AOTInductor hand over an empty list as None."""
+    return [] if hx is None else hx
+
+
 def _check_steps(x: Tensor, call: Call) -> None:
     if call.batch_sizes is None and x.shape[1 if call.batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
@@ -110,12 +115,13 @@ def _rnn(
     call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
     _check_steps(x, call)
     packed = packed_weights(network, weights)
+    states = [as_array(p) for p in _given(hx)]
     if call.drops:
-        y, last, _ = _autograd.forward(packed, call, as_array(x), [as_array(p) for p in hx])
+        y, last, _ = _autograd.forward(packed, call, as_array(x), states)
     else:
         y, state = packed.infer(
             as_array(x),
-            state_of([as_array(p) for p in hx]),
+            state_of(states),
             batch_first,
             None,
             *arrays_of(lengths, batch_sizes),
@@ -188,8 +194,7 @@ def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Ten
     outputs, hidden = weights[1].shape[1], weights[1].shape[0] // CELLS[cell][0]
     if batch_sizes is not None:
         y = x.new_empty(x.shape[0], directions * outputs)
-        # Without a state the batch is a value of batch_sizes: no size of a tensor.
-        batch = hx[0].shape[1] if len(hx) > 0 else torch.library.get_ctx().new_dynamic_size()
+        batch = hx[0].shape[1] if len(hx) > 0 else _new_size()
     else:
         batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
         if batch_first and not _time_outermost(x, lengths):
@@ -199,6 +204,18 @@ def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Ten
             y = y.transpose(0, 1) if batch_first else y
     h = x.new_empty(num_layers * directions, batch, outputs)
     return y, h, h.new_empty(*h.shape[:2], hidden) if CELLS[cell][1] == 2 else x.new_empty(0)
+
+
+def _new_size() -> Any:
+    """Return a symbol for the batch of a packed sequence without a state.
+
+    It is a value in batch_sizes, no size of a tensor. torch.compile would break its graph at such a
+    symbol, unless a setting is on, if it were made by `new_dynamic_size`.
+    """
+    context = torch.library.get_ctx()
+    if context._shape_env is None:
+        return context.new_dynamic_size()  # which says why there can be none
+    return torch._library.fake_impl.allocate_size(context._shape_env)
 
 
 def _time_outermost(x: Tensor, lengths: Tensor | None) -> bool:
@@ -254,6 +271,8 @@ def _fake_rnn_backward(
 
 def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
     x, hx, weights = arguments[:3]
+    hx = _given(hx)
+    arguments = (x, hx, weights, *arguments[3:])
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *hx, *weights)):
         return torch.ops.fusedrnn.rnn_train(*arguments)[:3]
     with torch._C._AutoDispatchBelowAutograd():
@@ -293,6 +312,8 @@ def _refuse(ctx: Any, *_: Any) -> Any:
     )
 
 
+for _function in (_rnn, _rnn_train, _rnn_backward, _rnn_recorded, _save, _differentiate):
+    _dynamo.pass_over(_function)
 for _device in ("CPU", "CUDA"):
     _library.impl("rnn", _rnn, _device)
     _library.impl("rnn_train", _rnn_train, _device)
