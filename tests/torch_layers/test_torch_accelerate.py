@@ -86,11 +86,11 @@ def test_attributes_hooks_and_modes_stay():
     assert all(vars(layer)[name] is value for name, value in before.items())
 
 
-class Own(torch.nn.LSTM):
-    """A subclass with a forward of its own."""
+class Own(torch.nn.RNNBase):
+    """A layer of somebody's own, on torch's base class."""
 
     def forward(self, input, hx=None):
-        return super().forward(input * 2, hx)
+        return input * 2, hx
 
 
 def test_what_is_left_and_why():
@@ -105,7 +105,7 @@ def test_what_is_left_and_why():
             "low": torch.nn.GRU(4, 6, dtype=torch.float16),
             "meta": torch.nn.LSTM(4, 6, device="meta"),
             "mixed": mixed,
-            "own": Own(4, 6),
+            "own": Own("GRU", 4, 6),
             "replaced": replaced,
             "cell": unknown,
         }
@@ -195,3 +195,24 @@ def test_errors():
             function([])
     with pytest.raises(TypeError, match="strict: expected a bool, got int"):
         accelerate(torch.nn.GRU(4, 6), strict=1)
+
+
+def test_names_of_torch_nn_may_be_given_to_other_classes(monkeypatch):
+    pairs = [twins(kind, 4, 6) for kind in EVERY]
+    classes = [type(theirs) for _, theirs in pairs]
+    for kind in EVERY:
+        monkeypatch.setattr(torch.nn, kind.__name__, kind)
+        monkeypatch.setattr(torch.nn.modules.rnn, kind.__name__, kind)
+    for base in ("RNNBase", "RNNCellBase"):
+        monkeypatch.setattr(torch.nn, base, torch.nn.Linear)
+    x = torch.randn(5, 4)
+    for (ours, theirs), torch_class in zip(pairs, classes, strict=True):
+        lstm = torch_class.__name__.startswith("LSTM")
+        cell = torch_class.__name__.endswith("Cell")
+        h = torch.randn(5 if cell else 1, 6)
+        for hx in (None, (h, h) if lstm else h):
+            with fusedrnn.torch.strict():
+                assert_near(tensors(ours(x, hx)), tensors(theirs(x, hx)))
+        assert restore(ours) == ("",) and type(ours) is torch_class
+        assert accelerate(ours).swapped == ("",)
+        assert isinstance(getattr(torch.nn, torch_class.__name__)(4, 6), type(ours))

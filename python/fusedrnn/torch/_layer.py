@@ -39,6 +39,9 @@ class RecurrentLayer:
     #: torch's own class.
     torch_class: type[torch.nn.RNNBase]
 
+    #: What `restore` makes of this very class, not of others derived from it.
+    restored_class: type[torch.nn.RNNBase]
+
     # Of torch.nn.RNNBase.
     mode: str
     input_size: int
@@ -103,9 +106,7 @@ class RecurrentLayer:
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """Return torch's own layer with the same parameters, for torch.jit.script."""
-        plain: torch.nn.Module = object.__new__(self.torch_class)
-        plain.__dict__.update(self.__dict__)
-        return plain
+        return scriptable(self, RecurrentLayer)
 
     # torch's own way
 
@@ -299,6 +300,19 @@ class RecurrentLayer:
         return self._finish(input, y, last, casts)
 
 
+def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
+    """Return the module that torch.jit is to compile in place of one of ours."""
+    kind = module.restored_class
+    if type(module).forward not in (ours.forward, kind.forward):
+        raise TypeError(
+            f"torch.jit: expected a subclass of torch.nn.{kind.__name__}, accelerated or not, got "
+            f"{type(module).__name__}, whose forward calls that of fusedrnn.torch"
+        )
+    plain: torch.nn.Module = object.__new__(kind)
+    plain.__dict__.update(module.__dict__)
+    return plain
+
+
 def check_states(states: Sequence[Any], count: int) -> None:
     """Raise Unsupported unless the parts of a state are so many plain tensors."""
     if len(states) != count:
@@ -315,6 +329,8 @@ def obstacle_of(
 
     `also` is a dtype that float32 parameters have x and states in beside their own.
     """
+    if torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export():
+        return "torch.onnx.export"
     device, dtype = weights[0].device, weights[0].dtype
     if device.type not in ("cpu", "cuda"):
         return f"parameters on {device}, not on the CPU or a GPU"

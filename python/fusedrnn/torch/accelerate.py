@@ -7,20 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.utils.parametrize import is_parametrized
 
-from ._layer import RecurrentLayer
+from ._classes import change_class, class_for, is_recurrent, restored_class
 from ._switches import NotAccelerated, Unsupported
-from ._weights import check_tensors
-from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
-from .modules import GRU, LSTM, RNN
 
 __all__ = ["Report", "accelerate", "restore"]
-
-#: torch's class -> ours.
-ACCELERATED: dict[type[torch.nn.Module], type[Any]] = {
-    kind.torch_class: kind for kind in (LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell)
-}
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,23 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
 
     The layers stay the same objects and only change their class, so that parameters, hooks,
     buffers, optimizers, shared layers and attributes stay what they are. `restore` changes it back.
+
+    A subclass of torch's layers is accelerated too, and keeps its methods and attributes: what it
+    calls as ``super().forward()`` runs on the kernels. One that has a forward of its own and never
+    calls that is left, and the report says so: it would gain nothing, and among the swapped layers
+    it would promise what no call of it keeps, with `strict` too. One that overrides a method which
+    torch's forward calls, such as ``check_input``, is left as well.
+
+    Call `restore` before what looks for torch's exact classes, or must run without fusedrnn:
+
+    - `torch.ao.quantization`: ``quantize_dynamic`` finds layers by their class, and passes over
+      ours without a word.
+    - Tracers of `torch.fx` whose ``is_leaf_module`` asks for the name torch.nn itself, as that of
+      FX quantization; `torch.fx.symbolic_trace` works.
+    - `torch.save` and pickle of a whole model that is to be loaded where fusedrnn isn't installed:
+      there it ends in ``No module named 'fusedrnn'``. A ``state_dict`` needs no such care.
+    - `torch.export`, where the program is to run without fusedrnn: it calls ``fusedrnn::rnn``.
+      (`torch.onnx.export` works: it is given torch's own operators.)
 
     Parameters
     ----------
@@ -92,17 +100,17 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
     swaps: dict[str, tuple[Any, type[Any]]] = {}
     left: dict[str, str] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, (torch.nn.RNNBase, torch.nn.RNNCellBase)):
+        if not is_recurrent(module):
             continue
         try:
-            swaps[name] = module, _class_for(module)
+            swaps[name] = module, class_for(module)
         except Unsupported as reason:
             left[name] = str(reason)
     report = Report(tuple(swaps), left)
     if strict and left:
         raise NotAccelerated(f"model: expected to accelerate every layer, got\n{report}")
     for module, kind in swaps.values():
-        _change_class(module, kind)
+        change_class(module, kind)
         if strict:
             module.strict = True
     return report
@@ -118,7 +126,8 @@ def restore(model: torch.nn.Module) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        The names of the layers that were changed; "" is the model itself.
+        The names of the layers that were changed; "" is the model itself. Layers of subclasses that
+        somebody has derived from fusedrnn's own stay what they are.
 
     Raises
     ------
@@ -132,9 +141,9 @@ def restore(model: torch.nn.Module) -> tuple[str, ...]:
     _check_module(model)
     names = []
     for name, module in model.named_modules():
-        kind = _plain_class(module)
-        if kind in ACCELERATED.values():
-            _change_class(module, kind.torch_class)
+        kind = restored_class(module)
+        if kind is not None:
+            change_class(module, kind)
             module.__dict__.pop("strict", None)
             names.append(name)
     return tuple(names)
@@ -143,29 +152,3 @@ def restore(model: torch.nn.Module) -> tuple[str, ...]:
 def _check_module(model: Any) -> None:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-
-
-def _plain_class(module: Any) -> type[Any]:
-    """Return the module's class, or the one below that torch made for its parametrizations."""
-    return type(module).__bases__[0] if is_parametrized(module) else type(module)
-
-
-def _class_for(module: Any) -> type[Any]:
-    """Return the class that the layer is to have; raise Unsupported if it must be left."""
-    kind = _plain_class(module)
-    if "forward" in vars(module):
-        raise Unsupported("its forward was replaced")
-    target = kind if issubclass(kind, (RecurrentLayer, RecurrentCell)) else ACCELERATED.get(kind)
-    if target is None:
-        raise Unsupported(f"{kind.__module__}.{kind.__qualname__} is a class of its own")
-    check_tensors(list(module.parameters()))
-    return target
-
-
-def _change_class(module: Any, kind: type[Any]) -> None:
-    """Give the module another class, under the one that torch made for its parametrizations."""
-    if is_parametrized(module):
-        own = type(module)
-        members = {n: v for n, v in vars(own).items() if n not in ("__dict__", "__weakref__")}
-        kind = type(f"Parametrized{kind.__name__}", (kind, *own.__bases__[1:]), members)
-    module.__class__ = kind

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
 from ._fallback import decline, is_traced
-from ._layer import check_states, lowered, needs_gradients, obstacle_of
+from ._layer import check_states, lowered, needs_gradients, obstacle_of, scriptable
 from ._switches import Unsupported
 from ._transforms import call_operator
 from ._weights import as_array, as_tensor, check_tensors, network_of, packed_weights
@@ -29,6 +29,12 @@ class RecurrentCell:
 
     #: torch's own class.
     torch_class: type[torch.nn.RNNCellBase]
+
+    #: What `restore` makes of this very class, not of others derived from it.
+    restored_class: type[torch.nn.RNNCellBase]
+
+    #: "lstm", "gru" or "rnn".
+    cell_kind: str
 
     # Of torch.nn.RNNCellBase.
     input_size: int
@@ -74,18 +80,15 @@ class RecurrentCell:
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """Return torch's own cell with the same parameters, for torch.jit.script."""
-        plain: torch.nn.Module = object.__new__(self.torch_class)
-        plain.__dict__.update(self.__dict__)
-        return plain
+        return scriptable(self, RecurrentCell)
 
     def _cell(self) -> str:
         """Return the kernels' name of the cell."""
-        kind = self.torch_class
-        if kind is torch.nn.RNNCell:
-            if self.nonlinearity not in _KINDS:
-                raise Unsupported(f"nonlinearity {self.nonlinearity!r}")
-            return _KINDS[self.nonlinearity]
-        return "lstm" if kind is torch.nn.LSTMCell else "gru"
+        if self.cell_kind != "rnn":
+            return self.cell_kind
+        if self.nonlinearity not in _KINDS:
+            raise Unsupported(f"nonlinearity {self.nonlinearity!r}")
+        return _KINDS[self.nonlinearity]
 
     def _weights(self) -> list[Any]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -93,14 +96,14 @@ class RecurrentCell:
         return weights if self.bias else weights[:2]
 
     def _states(self, hx: Any) -> Sequence[Any]:
-        lstm = self.torch_class is torch.nn.LSTMCell
+        lstm = self.cell_kind == "lstm"
         if hx is None:
             return (None, None) if lstm else (None,)
         return hx if lstm and isinstance(hx, (tuple, list)) else (hx,)
 
     def _low(self) -> torch.dtype | None:
         """Return the dtype of torch's RNNCell under the CPU's autocast; others stay float32."""
-        if self.torch_class is not torch.nn.RNNCell or not torch.is_autocast_enabled("cpu"):
+        if self.cell_kind != "rnn" or not torch.is_autocast_enabled("cpu"):
             return None
         if _gpu.on_gpu(self.weight_ih):
             return None
@@ -120,7 +123,7 @@ class RecurrentCell:
         check_tensors(weights)
         states = self._states(hx)
         if hx is not None:
-            check_states(states, 2 if self.torch_class is torch.nn.LSTMCell else 1)
+            check_states(states, 2 if self.cell_kind == "lstm" else 1)
         if input.dim() not in (1, 2):
             raise Unsupported("an input of the wrong shape")
         low = None
@@ -205,7 +208,8 @@ class LSTMCell(RecurrentCell, torch.nn.LSTMCell):
     torch.Size([2, 4])
     """
 
-    torch_class = torch.nn.LSTMCell
+    torch_class = restored_class = torch.nn.LSTMCell
+    cell_kind = "lstm"
 
 
 class GRUCell(RecurrentCell, torch.nn.GRUCell):
@@ -234,7 +238,8 @@ class GRUCell(RecurrentCell, torch.nn.GRUCell):
     torch.Size([2, 4])
     """
 
-    torch_class = torch.nn.GRUCell
+    torch_class = restored_class = torch.nn.GRUCell
+    cell_kind = "gru"
 
 
 class RNNCell(RecurrentCell, torch.nn.RNNCell):
@@ -263,4 +268,5 @@ class RNNCell(RecurrentCell, torch.nn.RNNCell):
     torch.Size([4])
     """
 
-    torch_class = torch.nn.RNNCell
+    torch_class = restored_class = torch.nn.RNNCell
+    cell_kind = "rnn"

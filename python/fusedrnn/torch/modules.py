@@ -43,7 +43,7 @@ class LSTM(RecurrentLayer, torch.nn.LSTM):
     (torch.Size([2, 5, 4]), True)
     """
 
-    torch_class = torch.nn.LSTM
+    torch_class = restored_class = torch.nn.LSTM
 
 
 class GRU(RecurrentLayer, torch.nn.GRU):
@@ -75,7 +75,7 @@ class GRU(RecurrentLayer, torch.nn.GRU):
     torch.Size([12, 4])
     """
 
-    torch_class = torch.nn.GRU
+    torch_class = restored_class = torch.nn.GRU
 
 
 class RNN(RecurrentLayer, torch.nn.RNN):
@@ -108,4 +108,4 @@ class RNN(RecurrentLayer, torch.nn.RNN):
     (torch.Size([5, 4]), torch.Size([1, 4]))
     """
 
-    torch_class = torch.nn.RNN
+    torch_class = restored_class = torch.nn.RNN

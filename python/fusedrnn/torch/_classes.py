@@ -1,0 +1,181 @@
+"""Which class `accelerate` gives a layer, and which one `restore` gives back.
+
+Of a subclass of torch's layer, L, a class is made that puts ours behind it:
+
+    L  ->  torch.nn.LSTM  ->  ...                                  before
+    accelerated L  ->  L  ->  LSTM of fusedrnn  ->  torch.nn.LSTM  ->  ...
+
+So the methods of L stay the first ones found, and what it calls as ``super().forward()`` is ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn.utils.parametrize import is_parametrized
+
+from ._layer import RecurrentLayer
+from ._switches import Unsupported
+from ._weights import check_tensors
+from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
+from .modules import GRU, LSTM, RNN
+
+__all__ = ["change_class", "class_for", "is_recurrent", "restored_class"]
+
+#: torch's class -> ours.
+ACCELERATED: dict[type[torch.nn.Module], type[Any]] = {
+    kind.torch_class: kind for kind in (LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell)
+}
+
+_RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+
+#: What torch's forward calls, and ours doesn't.
+_STEPS_OF_TORCH = frozenset(
+    {
+        "_flat_weights",
+        "_update_flat_weights",
+        "check_forward_args",
+        "check_hidden_size",
+        "check_input",
+        "get_expected_cell_size",
+        "get_expected_hidden_size",
+        "permute_hidden",
+    }
+)
+
+
+def is_recurrent(module: torch.nn.Module) -> bool:
+    """Whether this is a layer or cell of torch's, or of a subclass."""
+    return isinstance(module, _RECURRENT)
+
+
+def class_for(module: Any) -> type[Any]:
+    """Return the class that the layer is to have; raise Unsupported if it must be left."""
+    if "forward" in vars(module):
+        raise Unsupported("its forward was replaced")
+    kind = _plain_class(module)
+    torch_class = next((base for base in kind.__mro__ if base in ACCELERATED), None)
+    if torch_class is None:
+        raise Unsupported(f"{kind.__module__}.{kind.__qualname__} is a class of its own")
+    _check_own(kind)
+    check_tensors(list(module.parameters()))
+    if issubclass(kind, (RecurrentLayer, RecurrentCell)):
+        return kind
+    ours = ACCELERATED[torch_class]
+    for name in _names(ours):
+        if hasattr(module, name):
+            raise Unsupported(f"it has a {name}, as fusedrnn's layers have for themselves")
+    return ours if kind is torch_class else _accelerated(kind, ours)
+
+
+def restored_class(module: Any) -> type[Any] | None:
+    """Return the class that `accelerate` took from the layer; None if it took none."""
+    found: type[Any] | None = vars(_plain_class(module)).get("restored_class")
+    return found
+
+
+def change_class(module: Any, kind: type[Any]) -> None:
+    """Give the module another class, under the one that torch made for its parametrizations."""
+    if is_parametrized(module):
+        own = type(module)
+        members = {n: v for n, v in vars(own).items() if n not in ("__dict__", "__weakref__")}
+        kind = type(f"Parametrized{kind.__name__}", (kind, *own.__bases__[1:]), members)
+    object.__setattr__(module, "__class__", kind)
+
+
+def _plain_class(module: Any) -> type[Any]:
+    """Return the module's class, or the one below that torch made for its parametrizations."""
+    return type(module).__bases__[0] if is_parametrized(module) else type(module)
+
+
+# What the author of a subclass wrote
+
+
+def _check_own(kind: type[Any]) -> None:
+    """Raise Unsupported if our forward wouldn't be called, or wouldn't do what torch's does."""
+    ends = {*ACCELERATED, *ACCELERATED.values()}
+    for base in kind.__mro__:
+        if base in ends:
+            return
+        members = vars(base)
+        overridden = sorted(_STEPS_OF_TORCH & members.keys())
+        if overridden:
+            raise Unsupported(f"its own {overridden[0]} is a part of torch's forward")
+        if "forward" in members and not any(map(_calls_super_forward, members.values())):
+            raise Unsupported("its own forward doesn't call super().forward()")
+
+
+def _calls_super_forward(member: Any) -> bool:
+    function = inspect.unwrap(getattr(member, "__func__", member))
+    names = set(_names_in(getattr(function, "__code__", None)))
+    return "super" in names and not names.isdisjoint({"forward", "__call__"})
+
+
+def _names_in(code: Any) -> Iterator[str]:
+    """Yield the global names and attributes in a function's code, inner functions included."""
+    if isinstance(code, types.CodeType):
+        yield from code.co_names
+        for constant in code.co_consts:
+            yield from _names_in(constant)
+
+
+def _names(ours: type[Any]) -> set[str]:
+    """Return the names that our layers have beside torch's."""
+    shared = RecurrentLayer if issubclass(ours, RecurrentLayer) else RecurrentCell
+    names = {*vars(shared), *vars(ours)}
+    return {name for name in names if not name.startswith("__")} - {"forward"}
+
+
+# Classes for subclasses
+
+
+class _Accelerated:
+    """What a class made for a subclass of torch's layers has first of all."""
+
+    restored_class: type[Any]
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: that of the subclass is for the classes that its author knows."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy as the subclass does: this class has no name to be found by."""
+        reduced = super().__reduce_ex__(protocol)
+        if isinstance(reduced, str):
+            return reduced
+
+        def named(part: Any) -> Any:
+            return self.restored_class if part is type(self) else part
+
+        make, arguments, *rest = reduced
+        return _made_again, (named(make), tuple(map(named, arguments))), *rest
+
+
+def _made_again(make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Make an instance of a subclass, for pickle and copy, and accelerate it."""
+    module = make(*arguments)
+    kind = type(module)
+    torch_class = next(base for base in kind.__mro__ if base in ACCELERATED)
+    change_class(module, _accelerated(kind, ACCELERATED[torch_class]))
+    return module
+
+
+def _accelerated(kind: type[Any], ours: type[Any]) -> type[Any]:
+    """Return the class for a subclass of torch's; made once, and kept by its base only."""
+    for known in type.__subclasses__(kind):
+        if _Accelerated in known.__bases__:
+            return known
+    members = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "restored_class": kind,
+    }
+    try:
+        bases = (_Accelerated, kind, ours)
+        return types.new_class(kind.__name__, bases, {}, lambda space: space.update(members))
+    except Exception as error:  # whatever a metaclass raises
+        raise Unsupported(f"no class can be derived from {kind.__name__}: {error}") from None
