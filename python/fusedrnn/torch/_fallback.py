@@ -40,6 +40,12 @@ def is_traced(x: Tensor) -> bool:
         return False
     if isinstance(x, FakeTensor):
         return True
+    if isinstance(x, torch.fx.Proxy):
+        raise RuntimeError(
+            "torch.fx: expected a tracer whose is_leaf_module takes fusedrnn.torch's layers for "
+            "leaves, as torch.fx.Tracer does, got one that traces into a layer; "
+            "fusedrnn.torch.restore(model) makes torch's layers of them"
+        )
     raise Unsupported(f"an input of type {type(x).__name__}")
 
 
