@@ -1,5 +1,5 @@
-// Which kernels run: those of the best compiled ISA that this machine can execute, or of the one that
-// FUSEDRNN_ISA names.
+// Which kernels run: those of the best compiled ISA that this machine can execute, or of the one
+// that FUSEDRNN_ISA names.
 #pragma once
 
 #include <string>
