@@ -95,7 +95,7 @@ double probe_fma(Index rounds, int threads) {
   std::atomic<T> sink{0};
   const double time = seconds(threads, [&](Team) {
     double flops = 0;
-    sink = math_kernels<T>().probe_fma(rounds, flops);
+    sink = isa().kernels<T>().math.probe_fma(rounds, flops);
     total += flops;
   });
   return total / time;
@@ -113,7 +113,7 @@ double probe_read(Index kib, Index repeats, int threads) {
   std::atomic<float> sink{0};
   const double time = seconds(threads, [&](Team team) {
     for (Index r = 0; r < repeats; ++r)
-      sink = math_kernels<float>().probe_read(data[team.rank].data(), n);
+      sink = isa().kernels<float>().math.probe_read(data[team.rank].data(), n);
     passes += repeats;
   });
   return static_cast<double>(passes) * static_cast<double>(n) * sizeof(float) / time;
