@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map_only
@@ -111,9 +113,119 @@ def test_errors():
         rnn(x[:0], hx, weights, *rest)
     with pytest.raises(ValueError, match="dropout_key: expected a tensor where dropout > 0"):
         rnn(x, hx, weights, None, None, None, *rest[3:])
-    with pytest.raises(TypeError, match="x: expected an array of float32, got float64"):
+    with pytest.raises(TypeError, match=r"x: expected a tensor of torch.float32 on cpu, got"):
         rnn(x.double(), hx, weights, *rest)
     with pytest.raises(NotImplementedError, match="fusedrnn::rnn"):
         torch.ops.fusedrnn.rnn(
             torch.empty(5, 3, 4, dtype=torch.float32).to_sparse(), hx, weights, *rest
         )
+
+
+def changed(arguments, **changes):
+    """The arguments of ``fusedrnn::rnn`` with others in the place of some, by name."""
+    names = "x hx weights lengths batch_sizes dropout_key cell num_layers bidirectional batch_first"
+    names = [*names.split(), "dropout"]
+    assert set(changes) <= set(names)
+    return [changes.get(name, given) for name, given in zip(names, arguments, strict=True)]
+
+
+NAN = float("nan")
+WRONG = {
+    "dropout: expected a number in [0, 1], got 110.0": {"dropout": 110.0},
+    "dropout: expected a number in [0, 1], got -0.5": {"dropout": -0.5},
+    "dropout: expected a number in [0, 1], got nan": {"dropout": NAN},
+    ", got 'foo'": {"cell": "foo"},
+    "num_layers: expected at least 1, got 0": {"num_layers": 0},
+    "num_layers: expected at least 1, got -1": {"num_layers": -1},
+    "weights: expected one of 12, 24 tensors, got 8": {"num_layers": 6},
+    "weights: expected one of 4, 8 tensors, got 0": {"weights": []},
+    "weights: expected one of 4, 8 tensors, got 7": {"weights": [torch.ones(18, 4)] * 7},
+    "weights[0]: expected (18, 4) [weight_ih_l0], got (18, 9)": {"at": 0, "to": (18, 9)},
+    "weights[1]: expected (3*H, H) [weight_hh_l0], got (17, 6)": {"at": 1, "to": (17, 6)},
+    "weights[1]: expected (3*H, H) [weight_hh_l0], got (0, 0)": {"at": 1, "to": (0, 0)},
+    "weights[1]: expected (3*H, H) [weight_hh_l0], got (18,)": {"at": 1, "to": (18,)},
+    "weights[5]: expected (18, 6) [weight_hh_l1], got (18, 5)": {"at": 5, "to": (18, 5)},
+    "weights[7]: expected (18,) [bias_hh_l1], got (1,)": {"at": 7, "to": (1,)},
+    "hx: expected none or 1 states, got 2": {"hx": [torch.zeros(2, 3, 6)] * 2},
+    "hx[0]: expected (2, 3, 6), got (1, 3, 6)": {"hx": [torch.zeros(1, 3, 6)]},
+    "hx[0]: expected (2, 3, 6), got (2, 4, 6)": {"hx": [torch.zeros(2, 4, 6)]},
+    "x: expected (T, B, I), got (5, 4)": {"x": torch.zeros(5, 4)},
+    "x: expected (B, T, I), got (4,)": {"x": torch.zeros(4), "batch_first": True},
+    "weights[0]: expected (18, 9) [weight_ih_l0], got (18, 4)": {"x": torch.zeros(5, 3, 9)},
+    "x: expected (N, I), got (5, 3, 4)": {"batch_sizes": torch.tensor([3, 2])},
+    "lengths: expected (3,), got (2,)": {"lengths": torch.tensor([1, 2])},
+    "lengths: expected 0 to T = 5, got 6": {"lengths": torch.tensor([1, 2, 6])},
+    "lengths: expected a tensor of torch.int64 on cpu, got torch.float32": {
+        "lengths": torch.ones(3)
+    },
+    "lengths: expected None beside batch_sizes, got both": {
+        "x": torch.zeros(5, 4),
+        "lengths": torch.tensor([1, 2, 3]),
+        "batch_sizes": torch.tensor([3, 2]),
+    },
+    "batch_sizes: expected a sum of 5, the rows of x, got 4": {
+        "x": torch.zeros(5, 4),
+        "batch_sizes": torch.tensor([3, 1]),
+    },
+    "dropout_key: expected (2,), got (3,)": {"dropout_key": torch.tensor([1, 2, 3])},
+    "dropout_key: expected integers of at least 0, got [-1, 2]": {
+        "dropout_key": torch.tensor([-1, 2])
+    },
+    "dropout_key: expected a tensor of torch.int64": {"dropout_key": torch.ones(2)},
+    "x: expected a tensor of torch.float32 on cpu, got torch.int64": {
+        "x": torch.zeros(5, 3, 4, dtype=torch.int64)
+    },
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("name", ["rnn", "rnn_train", "rnn_backward"])
+def test_errors_name_the_argument(name, text):
+    operator = getattr(torch.ops.fusedrnn, name)
+    arguments = tree_map_only(torch.Tensor, torch.Tensor.detach, problem("gru", num_layers=2))
+    changes = dict(WRONG[text])
+    if "at" in changes:
+        at, shape = changes.pop("at"), changes.pop("to")
+        changes["weights"] = list(arguments[2])
+        changes["weights"][at] = torch.zeros(shape)
+    x, hx, weights, *rest = changed(arguments, **changes)
+    before, after = (), ()
+    if name == "rnn_backward":
+        row = len(torch.ops.fusedrnn.rnn_train(*arguments)[3]) // 15
+        before, after = ([None, None],), (torch.zeros(x.shape[:-1].numel() * row),)
+    with pytest.raises((ValueError, TypeError), match=re.escape(text)):
+        operator(*before, x, hx, weights, *after, *rest)
+
+
+def test_errors_of_gradients_and_reserves():
+    arguments = tree_map_only(torch.Tensor, torch.Tensor.detach, problem("lstm", state=True))
+    *results, reserve = torch.ops.fusedrnn.rnn_train(*arguments)
+    x, hx, weights, *rest = arguments
+
+    def backward(gradients, reserve):
+        return torch.ops.fusedrnn.rnn_backward(gradients, x, hx, weights, reserve, *rest)
+
+    size = len(reserve)
+    for wrong in (reserve[:-1], torch.cat([reserve, reserve]), reserve[:0], reserve[None]):
+        text = f"reserve: expected ({size},), got {tuple(wrong.shape)}"
+        with pytest.raises(ValueError, match=re.escape(text)):
+            backward(results, wrong)
+    with pytest.raises(TypeError, match=r"reserve: expected a tensor of torch.float32"):
+        backward(results, reserve.double())
+    with pytest.raises(ValueError, match="gradients: expected 3, got 2"):
+        backward(results[:2], reserve)
+    with pytest.raises(ValueError, match=re.escape("gradients[0]: expected (5, 3, 6), got (5, 3,")):
+        backward([results[0][..., :5], None, None], reserve)
+    with pytest.raises(ValueError, match=re.escape("gradients[2]: expected (1, B, 6), got (3, 6)")):
+        backward([None, None, results[2][0]], reserve)
+
+
+def test_weights_of_other_dtypes_are_refused():
+    x, hx, weights, *rest = tree_map_only(torch.Tensor, torch.Tensor.detach, problem("gru"))
+    half = [w.bfloat16() for w in weights]
+    with pytest.raises(TypeError, match=re.escape("weights[0]: expected a tensor of float32 or")):
+        torch.ops.fusedrnn.rnn(x.bfloat16(), hx, half, *rest)
+    with pytest.raises(
+        TypeError, match=re.escape("weights[3]: expected a tensor of torch.float32")
+    ):
+        torch.ops.fusedrnn.rnn(x, hx, [*weights[:3], weights[3].double()], *rest)

@@ -32,7 +32,8 @@ from torch import Tensor
 from .._network import CELLS, Network
 from . import _autograd, _dynamo, _gpu, _transforms
 from ._autograd import Call, arrays_of, state_of
-from ._weights import as_array, as_tensor, dtypes_of, network_of, packed_weights
+from ._operands import check_gradients, check_operands
+from ._weights import as_array, as_tensor, dtypes_of, packed_weights
 
 __all__: list[str] = []
 
@@ -51,102 +52,52 @@ for _name, _schema in _SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def _network(
-    x: Tensor, weights: Sequence[Tensor], cell: str, num_layers: int, bidirectional: bool
-) -> Network:
-    """Return the network that the weights' shapes and number describe."""
-    per_layer = len(weights) // (num_layers * (2 if bidirectional else 1))
-    # weight_ih, weight_hh, perhaps bias_ih and bias_hh, perhaps weight_hr. Their sizes are numbers
-    # also where a trace makes symbols of them.
-    bias, projects = per_layer >= 4, per_layer % 2 == 1
-    rows, outputs = map(int, weights[1].shape)
-    return network_of(
-        cell,
-        int(x.shape[-1]),
-        rows // CELLS[cell][0],
-        num_layers,
-        bidirectional,
-        bias,
-        outputs if projects else 0,
-    )
-
-
-def _call(
-    network: Network,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    dropout_key: Tensor | None,
-    batch_first: bool,
-    dropout: float,
-) -> Call:
-    if dropout > 0 and network.num_layers > 1 and dropout_key is None:
-        raise ValueError("dropout_key: expected a tensor where dropout > 0, got None")
-    key = (0, 0) if dropout_key is None else tuple(dropout_key.tolist())
-    return Call(network, batch_first, dropout, key, lengths, batch_sizes)
-
-
 def _given(hx: Sequence[Tensor] | None) -> Sequence[Tensor]:
     """Return the states of a call: packages of AOTInductor hand over an empty list as None."""
     return [] if hx is None else hx
 
 
-def _check_steps(x: Tensor, call: Call) -> None:
-    if call.batch_sizes is None and x.shape[1 if call.batch_first else 0] == 0:
+def _call(arguments: Sequence[Any]) -> Call:
+    """Return the call of an operator's arguments, checked."""
+    network = check_operands(*arguments)
+    x, _, _, lengths, batch_sizes, dropout_key, *_, batch_first, dropout = arguments
+    if batch_sizes is None and x.shape[1 if batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    key = (0, 0) if dropout_key is None else tuple(dropout_key.tolist())
+    if min(key) < 0:
+        raise ValueError(f"dropout_key: expected integers of at least 0, got {list(key)}")
+    return Call(network, batch_first, dropout, key, lengths, batch_sizes)
 
 
 # On the CPU, and on GPUs
 
 
 def _rnn(
-    x: Tensor,
-    hx: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    dropout_key: Tensor | None,
-    cell: str,
-    num_layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    dropout: float,
+    x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    network = _network(x, weights, cell, num_layers, bidirectional)
-    call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
-    _check_steps(x, call)
-    packed = packed_weights(network, weights)
-    states = [as_array(p) for p in _given(hx)]
+    hx = _given(hx)
+    call = _call((x, hx, weights, *rest))
+    packed = packed_weights(call.network, weights)
+    states = [as_array(p) for p in hx]
     if call.drops:
         y, last, _ = _autograd.forward(packed, call, as_array(x), states)
     else:
         y, state = packed.infer(
             as_array(x),
             state_of(states),
-            batch_first,
+            call.batch_first,
             None,
-            *arrays_of(lengths, batch_sizes),
+            *arrays_of(call.lengths, call.batch_sizes),
         )
         last = state if isinstance(state, tuple) else (state,)
     return _results(y, last)
 
 
 def _rnn_train(
-    x: Tensor,
-    hx: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    dropout_key: Tensor | None,
-    cell: str,
-    num_layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    dropout: float,
+    x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    network = _network(x, weights, cell, num_layers, bidirectional)
-    call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
-    _check_steps(x, call)
-    packed = packed_weights(network, weights)
+    call = _call((x, hx, weights, *rest))
+    packed = packed_weights(call.network, weights)
     states = [as_array(p) for p in hx]
     y, last, reserve = _autograd.forward(packed, call, as_array(x), states, portable=True)
     return (*_results(y, last), as_tensor(reserve))
@@ -163,19 +114,13 @@ def _rnn_backward(
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
     reserve: Tensor,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    dropout_key: Tensor | None,
-    cell: str,
-    num_layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    dropout: float,
+    *rest: Any,
 ) -> list[Tensor]:
-    network = _network(x, weights, cell, num_layers, bidirectional)
-    call = _call(network, lengths, batch_sizes, dropout_key, batch_first, dropout)
+    call = _call((x, hx, weights, *rest))
+    elements = _reserve_size(call.network, x, call.drops)
+    check_gradients(gradients, x, reserve, call.network, elements)
     dx, dfirst, dweights = _autograd.backward(
-        packed_weights(network, weights),
+        packed_weights(call.network, weights),
         call,
         as_array(x),
         [as_array(part) for part in hx],
@@ -189,9 +134,9 @@ def _rnn_backward(
 
 
 def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    lengths, batch_sizes, _, cell, num_layers, bidirectional, batch_first, _ = rest
-    directions = 2 if bidirectional else 1
-    outputs, hidden = weights[1].shape[1], weights[1].shape[0] // CELLS[cell][0]
+    network = check_operands(x, hx, weights, *rest)
+    lengths, batch_sizes, _, cell, num_layers, _, batch_first, _ = rest
+    directions, outputs = network.directions, network.output_size
     if batch_sizes is not None:
         y = x.new_empty(x.shape[0], directions * outputs)
         batch = hx[0].shape[1] if len(hx) > 0 else _new_size()
@@ -203,7 +148,11 @@ def _fake_rnn(x: Tensor, hx: Any, weights: Any, *rest: Any) -> tuple[Tensor, Ten
             y = x.new_empty(steps, batch, directions * outputs)
             y = y.transpose(0, 1) if batch_first else y
     h = x.new_empty(num_layers * directions, batch, outputs)
-    return y, h, h.new_empty(*h.shape[:2], hidden) if CELLS[cell][1] == 2 else x.new_empty(0)
+    return (
+        y,
+        h,
+        h.new_empty(*h.shape[:2], network.hidden_size) if CELLS[cell][1] == 2 else x.new_empty(0),
+    )
 
 
 def _new_size() -> Any:
@@ -229,15 +178,22 @@ def _time_outermost(x: Tensor, lengths: Tensor | None) -> bool:
 def _fake_rnn_train(
     x: Tensor, hx: Any, weights: Any, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, _, _, cell, num_layers, bidirectional, _, dropout = rest
-    y, h, c = _fake_rnn(x, hx, weights, *rest)
-    network = _network(x, weights, cell, num_layers, bidirectional)
-    rows, drops = math.prod(x.shape[:-1]), dropout > 0 and num_layers > 1
+    network = check_operands(x, hx, weights, *rest)
+    _, _, _, _, num_layers, _, _, dropout = rest
+    drops = dropout > 0 and num_layers > 1
+    results = _fake_rnn(x, hx, weights, *rest)
+    return (*results, x.new_empty(_reserve_size(network, x, drops)))
+
+
+def _reserve_size(network: Network, x: Tensor, drops: bool) -> int:
+    """Return how many elements a reserve has."""
+    rows = math.prod(x.shape[:-1])
     if _gpu.on_gpu(x):
         kept = _gpu.reserve_size(network, x.dtype, rows, drops)
     else:
         kept = rows * _reserve_row(network, dtypes_of(x)[x.dtype], drops)
-    return y, h, c, x.new_empty(kept + rows * y.shape[-1])
+    elements: int = kept + rows * network.directions * network.output_size
+    return elements
 
 
 @functools.cache
