@@ -191,6 +191,12 @@ def test_full_lengths_are_no_lengths():
         ([2.0] * 6, TypeError, "lengths: expected integers, got float"),
         (torch.ones(6), TypeError, "lengths: expected integers, got torch.float32"),
         (torch.ones(6, dtype=torch.bool), TypeError, "lengths: expected integers, got torch.bool"),
+        ([True] * 6, TypeError, "lengths: expected integers, got bool"),
+        ([2, 9, 0, 5, 0, True], TypeError, "lengths: expected integers, got bool"),
+        ([torch.tensor(True)] * 6, TypeError, "lengths: expected integers, got bool"),
+        (5, TypeError, "lengths: expected a sequence of integers, got int"),
+        (True, TypeError, "lengths: expected a sequence of integers, got bool"),
+        (torch.tensor(5), ValueError, "lengths: expected (6,) [B], got ()"),
     ],
     ids=str,
 )
@@ -207,3 +213,13 @@ def test_errors_of_lengths_that_have_no_place():
         ours(x[:, 0], lengths=[3])
     with pytest.raises(ValueError, match="a PackedSequence has its own"):
         ours(pack_padded_sequence(x, [9] * 6), lengths=[9] * 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_steps_with_lengths_are_torchs_error(dtype):
+    for first in (False, True):
+        layer = fusedrnn.torch.GRU(5, 7, batch_first=first, dtype=dtype)
+        x = torch.zeros(*((3, 0) if first else (0, 3)), 5, dtype=dtype)
+        for lengths in (None, [0, 0, 0], torch.tensor([0, 0, 0])):
+            with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0"):
+                layer(x, lengths=lengths)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fusedrnn.torch
 from fusedrnn.torch._differentiable import without_libraries
 from torch_problems import (
+    CELL_KINDS,
     CELLS,
     KINDS,
     LAYERS,
@@ -178,7 +181,118 @@ def test_what_torch_func_takes_to_torchs_path(kind):
             jacrev(grad(lambda x: ours(x)[0].square().sum()))(x)
 
 
+@strictly
+@pytest.mark.parametrize("grads", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dropout_under_vmap_is_as_random_as_asked(kind, grads):
+    """The same mask for each example, or others, or an error, as torch's own operators have it."""
+    layer = kind(5, 6, 2, dropout=0.5)
+    examples = torch.randn(7, 3, 5).expand(4, 7, 3, 5)
+
+    def call(x):
+        return layer(x)[0]
+
+    def gradient(x):
+        return grad(lambda x: call(x).square().sum())(x)
+
+    def results(randomness):
+        return vmap(gradient if grads else call, randomness=randomness)(examples)
+
+    same, different = results("same"), results("different")
+    for i in (1, 2, 3):
+        assert torch.equal(same[i], same[0])
+        assert not torch.equal(different[i], different[0])
+    assert not torch.equal(results("same")[0], same[0]), "another call, another mask"
+    with pytest.raises(RuntimeError, match="called random operation while in randomness error"):
+        results("error")
+
+
+@strictly
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lengths_where_values_are_hidden(kind):
+    layer, x = kind(5, 7, bidirectional=True), torch.randn(4, 11, 3, 5)
+    lengths = torch.tensor([[11, 3, 0], [0, 0, 0], [1, 11, 2], [5, 5, 5]])
+
+    def call(x, lengths):
+        return layer(x, lengths=lengths)
+
+    want = stacked(call, x, lengths)
+    assert_near(tensors(vmap(call)(x, lengths)), want)
+    for given in (lengths[0], [11, 3, 0]):
+        found = vmap(lambda x, given=given: call(x, given))(x)
+        assert_near(tensors(found), stacked(lambda x: call(x, lengths[0]), x))
+    with pytest.raises((ValueError, RuntimeError)):
+        vmap(call)(x, lengths + 1)
+
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    traced = make_fx(call)(x[0], lengths[0])
+    assert_near(tensors(traced(x[2], lengths[2])), tensors(call(x[2], lengths[2])))
+    with FakeTensorMode():
+        other = kind(5, 7)
+        for given in ([11, 3, 0], torch.tensor([11, 3, 0])):
+            y, _ = other(torch.randn(11, 3, 5), lengths=given)
+            assert y.shape == (11, 3, 7)
+        with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 11\]"):
+            other(torch.randn(11, 3, 5), lengths=[11, 12, 0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lengths_on_the_meta_device(kind):
+    layer = kind(5, 7, device="meta")
+    x = torch.randn(11, 3, 5, device="meta")
+    for lengths in ([11, 3, 0], torch.tensor([11, 3, 0]), torch.tensor([1, 1, 1], device="meta")):
+        y, last = layer(x, lengths=lengths)
+        assert y.is_meta and y.shape == (11, 3, 7)
+        assert all(part.is_meta and part.shape == (1, 3, 7) for part in tensors(last))
+
+
 # Autocast
+
+
+LOW = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("layers", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize(("kind", "options"), KINDS, ids=kind_id)
+def test_autocast_has_torchs_dtypes_in_every_combination(kind, options, layers):
+    ours, theirs = twins(kind, 5, 7, **layers, **options)
+    whole = torch.randn(6, 3, 5)
+    inputs = [whole, whole[:, 0], whole[:, :0]]
+    inputs += [pack_sequence(cut(whole, lengths)) for lengths in ([6, 4, 4], [6, 6, 6])]
+    for x, of_x, grads in itertools.product(inputs, LOW, (False, True)):
+        batch = 3 if x is whole or isinstance(x, PackedSequence) else None if x.dim() == 2 else 0
+        parts = tensors(states_of(ours, batch))
+        for given in [None, *itertools.product(LOW, repeat=len(parts))]:
+            state = given and tuple(p.to(dtype) for p, dtype in zip(parts, given, strict=True))
+            state = state[0] if state and len(state) == 1 else state
+            with torch.autocast("cpu"), torch.set_grad_enabled(grads):
+                assert_same_dtypes(ours, theirs, x.to(of_x), state)
+
+
+@pytest.mark.parametrize(("kind", "options"), CELL_KINDS, ids=kind_id)
+def test_autocast_of_cells_has_torchs_dtypes_in_every_combination(kind, options):
+    ours, theirs = twins(kind, 5, 7, **options)
+    count = 2 if kind is fusedrnn.torch.LSTMCell else 1
+    for of_x, grads in itertools.product(LOW, (False, True)):
+        for given in [None, *itertools.product(LOW, repeat=count)]:
+            state = given and tuple(torch.randn(3, 7).to(dtype) for dtype in given)
+            state = state[0] if state and count == 1 else state
+            with torch.autocast("cpu"), torch.set_grad_enabled(grads):
+                assert_same_dtypes(ours, theirs, torch.randn(3, 5).to(of_x), state)
+
+
+def assert_same_dtypes(ours, theirs, *arguments):
+    """Both raise, or both give results of the same dtypes and shapes."""
+    try:
+        wanted = by_torch(theirs, *arguments)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            ours(*arguments)
+        return
+    found = tensors(ours(*arguments))
+    assert [(t.dtype, t.shape) for t in found] == [(t.dtype, t.shape) for t in wanted]
 
 
 @strictly

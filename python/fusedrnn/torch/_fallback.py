@@ -60,28 +60,31 @@ def _check_transforms() -> None:
         raise Unsupported("gradients of gradients")
 
 
-def decline(module: Any, reason: str, run: Callable[[], Any]) -> Any:
+def decline(module: Any, reason: Exception, run: Callable[[], Any]) -> Any:
     """Take torch's path, or raise NotAccelerated in strict mode.
 
-    Where a call is wrong, torch's own error comes first in both.
+    Where a call is wrong, torch's own error comes first. If torch has none, the kernels' has to do:
+    they say by a ValueError that a call is wrong, and by others that they can't take it.
     """
     result = run()
+    if isinstance(reason, ValueError):
+        raise reason
     if strict.enabled or module.strict:
         raise NotAccelerated(f"{type(module).__name__}: {reason}")
     return result
 
 
-def checked_lengths(lengths: Any, x: Any, batch_first: bool, values: bool = True) -> Tensor:
+def checked_lengths(lengths: Any, x: Any, batch_first: bool) -> Tensor:
     """Return `lengths` as the kernels read them: int64, on the CPU.
 
     Parameters
     ----------
     lengths : Tensor or sequence of int
+        Their values are looked at where they can be: not those of a tensor within a transform, a
+        mode or torch.compile. The operators check them once they run.
     x : Tensor
         The input, which must be batched.
     batch_first : bool
-    values : bool
-        Whether to look at the values. (Where calls are traced, they aren't known.)
 
     Raises
     ------
@@ -89,26 +92,53 @@ def checked_lengths(lengths: Any, x: Any, batch_first: bool, values: bool = True
         If they are no integers.
     ValueError
         If there isn't one for each sequence, if one isn't in [0, T], or if x has no batch.
+    RuntimeError
+        torch's, for T = 0.
     """
     if isinstance(x, PackedSequence):
         raise ValueError("lengths: a PackedSequence has its own, got some more")
     if x.dim() != 3:
         raise ValueError(f"lengths: expected a batched input, of 3 dimensions, got {x.dim()}")
     batch, steps = (x.size(0), x.size(1)) if batch_first else (x.size(1), x.size(0))
+    if steps == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if isinstance(lengths, Tensor):
-        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
-            raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-        tensor = lengths.detach().to("cpu", torch.int64)
+        tensor, values = _tensor_of_lengths(lengths, x, steps)
     else:
-        tensor = torch.tensor([_integer(n) for n in lengths], dtype=torch.int64, device="cpu")
+        values = _integers(lengths)
+        tensor = torch.tensor(values, dtype=torch.int64, device="cpu")
     if tensor.dim() != 1 or tensor.size(0) != batch:
         raise ValueError(f"lengths: expected ({batch},) [B], got {tuple(tensor.shape)}")
-    if values and not all(0 <= n <= steps for n in tensor.tolist()):
-        raise ValueError(f"lengths: expected values in [0, {steps}] [0, T], got {tensor.tolist()}")
+    if values is not None and not all(0 <= n <= steps for n in values):
+        raise ValueError(f"lengths: expected values in [0, {steps}] [0, T], got {values}")
     return tensor
 
 
+def _tensor_of_lengths(lengths: Tensor, x: Tensor, steps: int) -> tuple[Tensor, Any]:
+    """Return lengths of 64 bits on the CPU, and their values, or None where they can't be seen."""
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if lengths.is_meta and x.is_meta:  # where all lengths have the same results
+        return torch.full(lengths.shape, steps, dtype=torch.int64, device="cpu"), None
+    tensor = lengths.detach().to("cpu", torch.int64)
+    hidden = torch.compiler.is_compiling() or modes_are_active() or type(tensor) is FakeTensor
+    return tensor, None if hidden else tensor.tolist()
+
+
+def _integers(lengths: Any) -> list[int]:
+    try:
+        items = list(lengths)
+    except TypeError:
+        got = type(lengths).__name__
+        raise TypeError(f"lengths: expected a sequence of integers, got {got}") from None
+    return [_integer(item) for item in items]
+
+
 def _integer(value: Any) -> int:
+    """Return an item of lengths as an int. Of tensors, even of bools, Python takes the index."""
+    kind = value.dtype if isinstance(value, Tensor) else type(value)
+    if kind is bool or kind is torch.bool:
+        raise TypeError("lengths: expected integers, got bool")
     try:
         return operator.index(value)
     except TypeError:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .._network import Network
 from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
+from ._checks import check_layer
 from ._differentiable import by_lengths
 from ._fallback import checked_lengths, decline, is_traced
 from ._switches import Unsupported
@@ -89,19 +90,18 @@ class RecurrentLayer:
         NotAccelerated
             In strict mode, where the kernels can't take the call.
         """
+        if lengths is not None:
+            lengths = checked_lengths(lengths, input, self.batch_first)
         if torch.compiler.is_compiling():
-            if lengths is not None:
-                lengths = checked_lengths(lengths, input, self.batch_first, values=False)
-            reason = self._obstacle(input, hx)
-            if reason is None:
+            obstacle = self._obstacle(input, hx)
+            if obstacle is None:
                 return self._by_operator(input, hx, lengths)
+            reason: Exception = Unsupported(obstacle)
         else:
-            if lengths is not None:
-                lengths = checked_lengths(lengths, input, self.batch_first)
             try:
                 return self._by_kernels(input, hx, lengths)
             except (Unsupported, TypeError, ValueError) as error:
-                reason = str(error)
+                reason = error.with_traceback(None)
         return decline(self, reason, lambda: self._by_torch(input, hx, lengths))
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
@@ -111,7 +111,9 @@ class RecurrentLayer:
     # torch's own way
 
     def _by_torch(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
-        if lengths is None or lengths.numel() == 0:
+        if not torch.compiler.is_compiling():
+            check_layer(self, self._network().shapes(), input, hx)
+        if lengths is None or lengths.numel() == 0 or input.is_meta:  # where they change nothing
             return self.torch_class.forward(self, input, hx)
         states = self._states(hx)
         y, last = by_lengths(
@@ -167,6 +169,8 @@ class RecurrentLayer:
             if reason is not None:
                 raise Unsupported(reason)
             return self._by_operator(input, hx, lengths)
+        if x.numel() == 0 and batch_sizes is None and steps_of(x, batch_first) == 0:
+            raise ValueError("no time steps")  # torch's path has torch's words for it
         network, weights = self._network(), self._weights()
         states = self._states(hx)
         if hx is not None:
@@ -175,8 +179,9 @@ class RecurrentLayer:
                 states = [permuted(part, order) for part in states]
         casts = None
         if torch._C._is_any_autocast_enabled():
-            casts = self._casts(batch_sizes is not None, weights[0])
-            if casts is not None and batch_sizes is None:
+            ragged = batch_sizes is not None and bool(batch_sizes[0] != batch_sizes[-1])
+            casts = self._casts(ragged, x, states, weights[0])
+            if casts is not None and not ragged:
                 x, states = cast_inputs(self.mode, x, states)
             x, states, weights = lowered(x, states, weights)
         packed = packed_weights(network, weights)
@@ -203,7 +208,9 @@ class RecurrentLayer:
             numbers = (0, 0) if key is None else tuple(key.tolist())
             call = Call(network, batch_first, dropout, numbers, lengths, batch_sizes)
             y, *last = FusedRNN.apply(packed, call, x, *states, *weights)
-        if casts is None and batch_sizes is None:  # as in most calls
+        if batch_sizes is not None:
+            check_inverse(input.unsorted_indices, last[0])
+        elif casts is None:  # as in most calls
             return y, (last[0] if len(last) == 1 else (last[0], last[1]))
         return self._finish(input, y, last, casts)
 
@@ -217,22 +224,28 @@ class RecurrentLayer:
             y = PackedSequence(y, batch_sizes, order, inverse)
         return y, (last[0] if len(last) == 1 else (last[0], last[1]))
 
-    def _casts(self, packed_input: bool, weight: Tensor) -> Sequence[torch.dtype] | None:
+    def _casts(
+        self, ragged: bool, x: Tensor, states: Sequence[Any], weight: Tensor
+    ) -> Sequence[torch.dtype] | None:
         """Return the dtypes of (y and) h_n and c_n under autocast on the CPU, or None without it.
 
-        As torch's operators come out: GRUs in float32, RNNs in the lower precision, LSTMs too, but
-        for c_n with a projection, and for packed sequences without.
+        As torch's operators come out: GRUs in float32, RNNs in the lower precision, and LSTMs too
+        where oneDNN computes them. Where it doesn't, products are in the lower precision, and c is
+        a sum of one with the c before: the initial one, or zeros like x.
         """
         if _gpu.on_gpu(weight) or not torch.is_autocast_enabled("cpu"):
             return None
-        if weight.dtype is not torch.float32:
-            return None
-        if self.mode == "GRU" or (self.mode == "LSTM" and packed_input and self.proj_size == 0):
+        if weight.dtype is not torch.float32 or self.mode == "GRU":
             return None
         low = torch.get_autocast_dtype("cpu")
         if low is not torch.bfloat16:
             raise Unsupported(f"autocast to {low}")
-        return low, (low if self.proj_size == 0 else torch.float32)
+        others = ragged or self.proj_size > 0 or x.numel() == 0 or not onednn_takes(x.dtype)
+        if self.mode != "LSTM" or not others:
+            return low, low
+        first = x if len(states) < 2 or states[1] is None else states[1]
+        of_c = torch.promote_types(low, first.dtype)
+        return (low if self.proj_size > 0 else of_c), of_c
 
     # Through torch's operators, for what traces or transforms calls
 
@@ -273,7 +286,7 @@ class RecurrentLayer:
         states: Sequence[Any] = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
         if packed_input:
             states = [permuted(part, input.sorted_indices) for part in states]
-        casts = self._casts(packed_input, weights[0])
+        casts = self._casts(packed_input, x, states, weights[0])
         if casts is not None and not packed_input:
             x, states = cast_inputs(self.mode, x, states)
         x, states, weights = lowered(x, states, weights)
@@ -311,6 +324,12 @@ def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
     plain: torch.nn.Module = object.__new__(kind)
     plain.__dict__.update(module.__dict__)
     return plain
+
+
+def steps_of(x: Tensor, batch_first: bool) -> int:
+    """Return T of an input that isn't packed."""
+    steps: int = x.size(1 if batch_first and x.dim() == 3 else 0)
+    return steps
 
 
 def check_states(states: Sequence[Any], count: int) -> None:
@@ -372,6 +391,17 @@ def lowered(x: Any, states: Sequence[Any], weights: Sequence[Any]) -> tuple[Any,
     return lower(x), [lower(part) for part in states], [lower(weight) for weight in weights]
 
 
+def onednn_takes(dtype: torch.dtype) -> bool:
+    """Return whether torch would give an LSTM's input of this dtype to oneDNN, under autocast."""
+    if not torch.backends.mkldnn.is_available() or not torch._C._get_mkldnn_enabled():
+        return False
+    return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+# What torch.compiler.assume_constant_result does, besides importing Dynamo, which takes seconds.
+onednn_takes._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def cast_inputs(mode: str, x: Tensor, states: Sequence[Any]) -> tuple[Tensor, Sequence[Any]]:
     """Return x and states in float32 where torch's LSTM casts them under autocast."""
     if mode != "LSTM":
@@ -391,9 +421,24 @@ def needs_gradients(x: Tensor, states: Sequence[Any], weights: Sequence[Any]) ->
     )
 
 
+def check_inverse(order: Tensor | None, part: Tensor) -> None:
+    """Raise ValueError unless an order has an index for each sequence of a state's part."""
+    if order is not None and order.shape != part.shape[1:2]:
+        raise ValueError(
+            f"unsorted_indices: expected ({part.size(1)},) [B], got {tuple(order.shape)}"
+        )
+
+
 def permuted(part: Any, order: Tensor | None) -> Any:
     """Return a state's part with the batch in another order."""
-    return part if order is None else part.index_select(1, order)
+    if order is None:
+        return part
+    if torch.compiler.is_compiling():
+        return part.index_select(1, order)
+    try:
+        return part.index_select(1, order)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"indices of a PackedSequence: {error}") from None
 
 
 def draw_key(dropout: float) -> Tensor | None:

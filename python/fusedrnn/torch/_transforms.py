@@ -115,13 +115,14 @@ def each(operator: Callable[..., Any]) -> Callable[..., Any]:
 def folded(operator: Callable[..., Any]) -> Callable[..., Any]:
     """Return the rule that takes the examples as more sequences of one batch.
 
-    That needs the same weights for all, and no packed sequences; otherwise it is that of `each`.
+    That needs the same weights for all, no packed sequences, and no dropout, whose mask is a
+    batch's; otherwise it is that of `each`.
     """
 
     def rule(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         x, hx, weights, lengths, batch_sizes, key, *rest = arguments
-        x_dim, hx_dims, weight_dims, lengths_dim, _, key_dim, *_ = in_dims
-        if batch_sizes is not None or any(d is not None for d in (key_dim, *weight_dims)):
+        x_dim, hx_dims, weight_dims, lengths_dim, *_ = in_dims
+        if key is not None or batch_sizes is not None or any(d is not None for d in weight_dims):
             found: tuple[Any, Any] = each(operator)(info, in_dims, *arguments)
             return found
         axis = 0 if rest[3] else 1  # of the batch, in x and y
@@ -142,7 +143,7 @@ def folded(operator: Callable[..., Any]) -> Callable[..., Any]:
             weights,
             None if lengths is None else fold(lengths, lengths_dim, 0),
             None,
-            key,
+            None,
             *rest,
         )
         two = c.dim() > 1  # states

@@ -206,6 +206,8 @@ def dtypes_of(tensor: Tensor) -> dict[torch.dtype, str]:
 def _check_shapes(network: Network, weights: Sequence[Tensor]) -> None:
     if [tuple(weight.shape) for weight in weights] != [shape for _, shape in network.shapes()]:
         raise Unsupported("parameters whose shapes don't fit the layer's sizes")
+    if network.hidden_size == 0:
+        raise Unsupported("a hidden size of 0")
 
 
 def _pack(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
+from ._checks import check_cell
 from ._fallback import decline, is_traced
 from ._layer import check_states, lowered, needs_gradients, obstacle_of, scriptable
 from ._switches import Unsupported
@@ -67,16 +68,16 @@ class RecurrentCell:
             In strict mode, where the kernels can't take the call.
         """
         if torch.compiler.is_compiling():
-            reason = self._obstacle(input, hx)
-            if reason is None:
+            obstacle = self._obstacle(input, hx)
+            if obstacle is None:
                 return self._by_operator(input, hx)
+            reason: Exception = Unsupported(obstacle)
         else:
             try:
                 return self._by_kernels(input, hx)
             except (Unsupported, TypeError, ValueError) as error:
-                reason = str(error)
-        forward: Any = self.torch_class.forward
-        return decline(self, reason, lambda: forward(self, input, hx))
+                reason = error.with_traceback(None)
+        return decline(self, reason, lambda: self._by_torch(input, hx))
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """Return torch's own cell with the same parameters, for torch.jit.script."""
@@ -111,6 +112,12 @@ class RecurrentCell:
         if low is not torch.bfloat16:
             raise Unsupported(f"autocast to {low}")
         return low
+
+    def _by_torch(self, input: Tensor, hx: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            check_cell(self, input, hx)
+        forward: Any = self.torch_class.forward
+        return forward(self, input, hx)
 
     def _by_kernels(self, input: Tensor, hx: Any) -> Any:
         if is_traced(input):

@@ -1,0 +1,107 @@
+"""What torch's own path leaves unchecked: calls that are wrong must not come there.
+
+torch says itself what is wrong with most calls. But its LSTM looks at nothing of a packed sequence,
+and oneDNN takes shapes for granted: it reads past the ends of parameters and states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+__all__ = ["check_cell", "check_layer"]
+
+
+def check_layer(
+    layer: Any, shapes: Iterable[tuple[str, tuple[int, ...]]], input: Any, hx: Any
+) -> None:
+    """Raise an error for a call of a layer that torch's path wouldn't refuse, and that is wrong.
+
+    Parameters
+    ----------
+    layer : torch.nn.RNNBase
+    shapes : iterable of (str, tuple of int)
+        The names and shapes that the layer's sizes ask of its parameters.
+    input, hx
+        As the layer was called.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        torch's own where it has one for other layers.
+    """
+    layer._update_flat_weights()
+    wanted, weights = list(shapes), layer._flat_weights
+    if len(weights) != len(wanted):
+        raise ValueError(f"parameters: expected {len(wanted)} tensors, got {len(weights)}")
+    for (name, shape), weight in zip(wanted, weights, strict=True):
+        if weight is not None and tuple(weight.shape) != shape:
+            raise ValueError(f"{name}: expected {shape}, got {tuple(weight.shape)}")
+    if layer.mode == "LSTM":
+        _check_count(hx, "lstm")
+    if isinstance(input, PackedSequence):
+        _check_packed(layer, input, hx)
+
+
+def check_cell(cell: Any, input: Any, hx: Any) -> None:
+    """Raise an error for a call of a cell that torch's path wouldn't refuse, and that is wrong."""
+    if hx is None:
+        return
+    states = hx if isinstance(hx, (tuple, list)) else (hx,)
+    if isinstance(cell, torch.nn.LSTMCell):
+        _check_count(hx, "lstm_cell")
+    shape = (cell.hidden_size,)
+    for i, part in enumerate(states):
+        # torch takes the first dimension of a batch for the units.
+        if input.dim() == 1 and part.dim() == 2 and part.shape[:1] == shape:
+            raise RuntimeError(
+                f"hx[{i}]: expected {shape} [H] beside an input of one sequence, "
+                f"got {tuple(part.shape)}"
+            )
+
+
+def _check_count(hx: Any, name: str) -> None:
+    """Raise torch's error where there are states that nobody would look at."""
+    if isinstance(hx, (tuple, list)) and len(hx) > 2:
+        raise RuntimeError(f"{name} expects two hidden states")
+
+
+def _check_packed(layer: Any, packed: PackedSequence, hx: Any) -> None:
+    """Raise an error unless a PackedSequence, perhaps made by hand, and the states are right."""
+    data, sizes, order, inverse = packed
+    if sizes.dim() != 1 or sizes.dtype is not torch.int64 or sizes.device.type != "cpu":
+        raise ValueError(
+            "batch_sizes: expected one dimension of torch.int64 on cpu, "
+            f"got {tuple(sizes.shape)} of {sizes.dtype} on {sizes.device}"
+        )
+    numbers = _values(sizes)
+    if numbers is not None:
+        _check_batch_sizes(numbers, data.size(0))
+        for name, indices in (("sorted_indices", order), ("unsorted_indices", inverse)):
+            found = None if indices is None else _values(indices)
+            if found is not None and sorted(found) != list(range(numbers[0])):
+                raise ValueError(f"{name}: expected 0 to {numbers[0] - 1} in any order")
+    layer.check_input(data, sizes)
+    if hx is not None:
+        layer.check_forward_args(data, layer.permute_hidden(hx, order), sizes)
+
+
+def _check_batch_sizes(sizes: Sequence[int], rows: int) -> None:
+    if not sizes or sizes[-1] < 1 or any(a < b for a, b in pairwise(sizes)) or sum(sizes) != rows:
+        raise ValueError(
+            "batch_sizes: expected positive numbers, none larger than the one before, with the sum "
+            f"{rows}, the rows of data; got {len(sizes)} with the sum {sum(sizes)}"
+        )
+
+
+def _values(tensor: Tensor) -> Any:
+    """Return what a tensor holds, or None where a mode or transform hides it."""
+    try:
+        return tensor.tolist()
+    except RuntimeError:
+        return None
