@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[Callable[[tuple[int, ...]], object], str]] = {
     "type": (lambda s: np.ndarray, "object"),
     "buffer of bytes": (lambda s: bytearray(4), "uint8"),
     "array.array": (lambda s: array.array("d", [1.0]), "float64"),
-    "masked": (lambda s: np.ma.ones(s), "float64"),
+    "masked": (lambda s: np.ma.ones(s, "float32"), "MaskedArray, whose mask has no meaning here"),
 }
 
 # How each array argument is given.
@@ -84,9 +84,7 @@ def test_none_is_no_array(name):
         call(w, None)
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in KINDS if k not in ("float64", "masked", "array.array")]
-)
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("float64", "array.array")])
 def test_weights_say_both_dtypes(kind):
     make, got = KINDS[kind]
     with rejects(
@@ -119,7 +117,9 @@ def test_dtypes_are_never_mixed():
         )
     with rejects(TypeError, f"x: {WANTED}float64") as w:
         w.lstm(OffersArray(np.ones(3)))
-    with rejects(ValueError, "object __array__ method not producing an array") as w:
+    with rejects(
+        TypeError, f"x: {WANTED}OffersArray: object __array__ method not producing an array"
+    ) as w:
         w.lstm(OffersArray(None))
 
 
@@ -147,20 +147,6 @@ def test_x_has_its_shape():
         w.infer(w.dy, batch_first=True)
     with rejects(ValueError, "x: expected (T, 3) [T, I], got (2, 4)") as w:
         w.lstm.forward(w.dy[0])
-    with rejects(
-        ValueError, "x: expected at least one time step, got T = 0 in shape (0, 2, 3)"
-    ) as w:
-        w.lstm(w.x[:0])
-    with rejects(
-        ValueError, "x: expected at least one time step, got T = 0 in shape (5, 0, 3)"
-    ) as w:
-        w.infer(w.x[:, :0], batch_first=True)
-    with rejects(ValueError, "x: expected at least one time step, got T = 0 in shape (0, 3)") as w:
-        w.lstm.forward(w.x[:0, 0])
-    with rejects(
-        ValueError, "x: expected at least one time step, got T = 0 in shape (0, 0, 3)"
-    ) as w:
-        w.lstm(w.x[:0, :0])
 
 
 def test_states_and_their_gradients_have_their_shapes():

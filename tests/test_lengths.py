@@ -275,9 +275,3 @@ def test_wrong_length_of_one_sequence(make):
         with_options(p, lengths=[3]).forward()
     with pytest.raises(ValueError, match="lengths: expected 0 to T = 3, got 4"):
         with_options(p, lengths=4).forward()
-
-
-def test_no_steps_are_an_error_whatever_the_lengths(make):
-    p = make("gru", steps=0, lengths=[0, 0])
-    with pytest.raises(ValueError, match="x: expected at least one time step, got "):
-        p.forward()

@@ -285,7 +285,7 @@ def test_out(batch_size):
             wide[::-1, ..., 2],
             np.zeros(shape, F4, order="F"),
             np.frombuffer(bytearray(33), F4, np.prod(shape), offset=1).reshape(shape),
-            np.ma.masked_array(np.zeros(shape, F4), mask=True, hard_mask=True),
+            np.zeros((*shape, 2), F4)[..., 1],
         ),
         strict=True,
     ):

@@ -58,9 +58,6 @@ UNUSUAL: dict[str, Callable[[np.ndarray], object]] = {
     "misaligned": misaligned,
     "subclass": lambda a: a.view(Subclass),
     "subclass, strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2].view(Subclass),
-    "masked": lambda a: np.ma.masked_array(a, mask=False),
-    # As everywhere in NumPy that takes an array's data: what is under the mask counts.
-    "masked values": lambda a: np.ma.masked_array(a, mask=a > 0),
     "memoryview": memoryview,
     "strided memoryview": lambda a: memoryview(np.repeat(a, 2, axis=0))[::2],
     "__array__": OffersArray,
@@ -134,8 +131,6 @@ def test_an_unusual_out_is_filled():
         wide[::-1, ::-1, 3::-1],
         np.zeros((5, 2, 4), F4).view(Subclass),
         np.zeros((5, 2, 8), F4)[:, :, ::2].view(Subclass),
-        np.ma.masked_array(np.zeros((5, 2, 4), F4), mask=True, hard_mask=True),
-        np.ma.masked_array(np.zeros((5, 2, 4), F4), mask=True, hard_mask=True)[::-1],
         np.frombuffer(bytearray(161), F4, offset=1).reshape(5, 2, 4),
     ):
         y, _ = w.infer(out=out)

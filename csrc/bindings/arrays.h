@@ -154,22 +154,40 @@ auto name_memory_errors(Name name, const F& f) {
   }
 }
 
+// What NumPy makes of an object: numpy.function(object). TypeError where it can't, with its reason.
+inline py::array read_by_numpy(const char* function, py::handle object, Name name,
+                               const char* expected) {
+  try {
+    return py::module_::import("numpy").attr(function)(object);
+  } catch (py::error_already_set& error) {
+    if (error.matches(PyExc_MemoryError) || !error.matches(PyExc_Exception)) throw;
+    wrong_type(name, expected, type_name(object) + ": " + std::string(py::str(error.value())));
+  }
+}
+
+// TypeError for an array some of whose elements don't count: kernels would read them all.
+inline void refuse_masked(py::handle object, Name name, const char* expected) {
+  if (py::isinstance<py::array>(object) &&
+      py::isinstance(object, py::module_::import("numpy.ma").attr("MaskedArray")))
+    wrong_type(name, expected, "MaskedArray, whose mask has no meaning here");
+}
+
 // `object` as a plain array, without a copy where it is one. Objects that offer an array (buffer,
 // __array__, DLPack) are taken; numbers and sequences of them are not.
 inline py::array plain_array(py::handle object, Name name, const char* expected) {
-  const auto numpy = [] { return py::module_::import("numpy"); };
   if (Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_)
     return py::reinterpret_borrow<py::array>(object);
+  refuse_masked(object, name, expected);
   if (py::isinstance<py::array>(object) || py::hasattr(object, "__array__") ||
       py::hasattr(object, "__array_interface__") || PyObject_CheckBuffer(object.ptr()) != 0)
-    return numpy().attr("asarray")(object);
+    return read_by_numpy("asarray", object, name, expected);
   if (!py::hasattr(object, "__dlpack__")) wrong_type(name, expected, type_name(object));
   constexpr int cuda = 2;  // DLPack's number of that kind of device
   const auto device = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
   if (device.first == cuda)
     throw py::type_error(name.text() + ": expected an array on the CPU, got one on cuda:" +
                          std::to_string(device.second));
-  return numpy().attr("from_dlpack")(object);
+  return read_by_numpy("from_dlpack", object, name, expected);
 }
 
 // "float16", and ">f4" where the byte order is what is wrong.

@@ -81,8 +81,6 @@ Arrangement Arrangement::of(const Array& x, const Model& model, bool batch_first
                           expected_text(wanted_one) + ", got " + got_text(x));
   const bool batched = x.ndim() == 3;
   check_shape(x, "x", batched ? wanted_many : wanted_one);
-  if (x.shape()[batched && batch_first ? 1 : 0] == 0)
-    throw py::value_error("x: expected at least one time step, got T = 0 in shape " + got_text(x));
   return batched ? many : one;
 }
 

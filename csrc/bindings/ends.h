@@ -18,19 +18,28 @@ struct Ends {
   py::handle lengths, batch_sizes;  // None where not given
 };
 
+// Whether one of a list's or tuple's items is a bool, which NumPy makes an integer beside others.
+inline bool has_bools(py::handle object) {
+  if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object)) return false;
+  const py::object numpys = py::dtype::of<bool>().attr("type");
+  return std::ranges::any_of(py::reinterpret_borrow<py::sequence>(object), [&](py::handle item) {
+    return PyBool_Check(item.ptr()) != 0 || py::isinstance(item, numpys);
+  });
+}
+
 // `object` as integers of this shape, from `least` on up to `most`, which messages call `limit`.
 inline std::vector<Index> read_integers(py::handle object, Name name,
                                         const std::vector<Index>& shape, Index least, Index most,
                                         const char* limit) {
-  py::array array;
-  try {
-    array = py::module_::import("numpy").attr("asarray")(object);
-  } catch (py::error_already_set&) {
-    throw py::type_error(name.text() + ": expected integers, got " + type_name(object));
-  }
+  const auto refuse = [&](const std::string& got) {
+    throw py::type_error(name.text() + ": expected integers, got " + got);
+  };
+  refuse_masked(object, name, "integers");
+  if (has_bools(object)) refuse("bool");
+  const py::array array = read_by_numpy("asarray", object, name, "integers");
   const char kind = array.dtype().kind();
-  if (kind != 'i' && kind != 'u')
-    throw py::type_error(name.text() + ": expected integers, got " + dtype_text(array));
+  const bool empty = array.size() == 0 && !py::hasattr(object, "dtype");  // [], of any type
+  if (kind != 'i' && kind != 'u' && !empty) refuse(dtype_text(array));
   if (!std::equal(array.shape(), array.shape() + array.ndim(), shape.begin(), shape.end()))
     throw py::value_error(name.text() + ": expected shape " + got_text(shape.begin(), shape.end()) +
                           ", got " + got_text(array));
@@ -46,13 +55,16 @@ inline std::vector<Index> read_integers(py::handle object, Name name,
   return {begin, begin + values.size()};
 }
 
-// Nothing where every sequence has all steps.
+// Nothing where every sequence has all steps. Where there are none, each has a length of 0.
 inline std::optional<Ragged> read_lengths(py::handle object, bool batched, Index batch,
                                           Index steps) {
-  if (object.is_none()) return {};
+  if (object.is_none() && steps > 0) return {};
   const std::vector<Index> shape(batched ? 1 : 0, batch);
-  const std::vector<Index> lengths = read_integers(object, "lengths", shape, 0, steps, "T");
-  if (std::ranges::all_of(lengths, [&](Index length) { return length == steps; })) return {};
+  const std::vector<Index> lengths = object.is_none()
+                                         ? std::vector<Index>(static_cast<std::size_t>(batch), 0)
+                                         : read_integers(object, "lengths", shape, 0, steps, "T");
+  if (steps > 0 && std::ranges::all_of(lengths, [&](Index length) { return length == steps; }))
+    return {};
   return Ragged::of_lengths(lengths);
 }
 

@@ -386,6 +386,14 @@ std::shared_ptr<PackedWeights> pack(const std::string& cell, const py::list& par
                                     Index hidden_size, int num_layers, bool bidirectional,
                                     bool bias, const std::string& dtype, py::object owner,
                                     bool copy, Index proj_size) {
+  const auto check_size = [](const char* name, Index size, Index least) {
+    if (size < least)
+      throw py::value_error(std::string(name) + ": expected at least " + std::to_string(least) +
+                            ", got " + std::to_string(size));
+  };
+  check_size("input_size", input_size, 0);
+  check_size("hidden_size", hidden_size, 1);
+  check_size("num_layers", num_layers, 1);
   const Model model{cell_index(cell),      input_size, hidden_size, num_layers,
                     bidirectional ? 2 : 1, proj_size};
   if (proj_size != 0 && !model.spec().projects)

@@ -121,6 +121,20 @@ def flag(value: bool, name: str) -> bool:
     return bool(value)
 
 
+def any_array(value: Any, name: str) -> npt.NDArray[Any]:
+    """Return `value` as an array of any dtype, if NumPy can read it and it has no mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an array, got MaskedArray, whose mask has no meaning here"
+        )
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name}: {error}") from None
+    except (TypeError, RuntimeError) as error:  # torch's reasons
+        raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from None
+
+
 def float_dtype(value: npt.DTypeLike, name: str) -> np.dtype[Any]:
     """Return the dtype float32 or float64, in this machine's byte order."""
     message = f"{name}: expected 'float32' or 'float64', got {value!r}"

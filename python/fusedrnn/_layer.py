@@ -312,7 +312,7 @@ class Layer:
         Raises
         ------
         ValueError
-            For a wrong shape, rank, length or number of states, and for T = 0.
+            For a wrong shape, rank, length or number of states.
         TypeError
             For a wrong dtype or kind of argument.
         MemoryError

@@ -16,7 +16,7 @@ lengths               (B,), an integer for one sequence: the steps that each seq
 Sequences may end early: with `lengths`, 0 to T each and in any order, y is 0 past the end of a
 sequence, its last state is the one after its last step (the initial state where the length is 0),
 the reverse direction begins with that step, and x is never read past the end. The time it takes is
-that of the steps there are.
+that of the steps there are. Where T = 0, the same holds of all sequences, with lengths or without.
 
 Where an LSTM projects h (``weight_hr_l{k}``), h and y have P elements in place of H.
 
@@ -191,7 +191,7 @@ def infer(
     Raises
     ------
     ValueError
-        For a wrong shape, rank, name, length or number of states, and for T = 0.
+        For a wrong shape, rank, name, length or number of states.
     TypeError
         For a wrong dtype or kind of argument.
     MemoryError

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._arguments import any_array
 from .._network import Array
 
 Integers = npt.NDArray[np.int64]
@@ -24,7 +25,7 @@ class Positions:
 
 
 def integers(value: Any, name: str) -> npt.NDArray[Any]:
-    """Return `value` as an array of integers.
+    """Return `value` as an array, if all of it are integers and no bools; [] is one.
 
     Examples
     --------
@@ -32,17 +33,15 @@ def integers(value: Any, name: str) -> npt.NDArray[Any]:
     Traceback (most recent call last):
     TypeError: targets: expected integers, got float64
     """
-    array = _array(value, name)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
-    return array
-
-
-def _array(value: Any, name: str) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # lists of different lengths
-        raise ValueError(f"{name}: {error}") from None
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(item, (bool, np.bool_)) for item in value):
+            raise TypeError(f"{name}: expected integers, got bool")
+        if not value:
+            return np.zeros(0, np.int64)
+    found = any_array(value, name)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {found.dtype}")
+    return found
 
 
 def check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> None:
@@ -117,7 +116,7 @@ def positions(shape: tuple[int, ...], weights: Any, lengths: Any, counts: Any = 
 
 def _weights(value: Any, shape: tuple[int, ...], counts: Any) -> Array:
     """Return the weights in float64; what stands where nothing counts is not judged."""
-    array = _array(value, "weights")
+    array = any_array(value, "weights")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"weights: expected numbers, got {array.dtype}")
     check_shape(array, "weights", shape)

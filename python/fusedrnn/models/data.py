@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .._arguments import flag, integer, size, word
+from .._arguments import any_array, flag, integer, size, word
+from ._positions import integers
 
 Array = npt.NDArray[Any]
 
@@ -156,9 +157,7 @@ class Minibatches:
             return None
         if of.steps is None:
             raise ValueError(f"{name}: expected None without an axis of time, got lengths")
-        array = np.asarray(lengths)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected integers, got {array.dtype}")
+        array = integers(lengths, name)
         if array.shape != (self._count,):
             raise ValueError(f"{name}: expected ({self._count},) [N], got {array.shape}")
         if array.min() < 0 or array.max() > of.steps:
@@ -408,7 +407,7 @@ def _axis(value: int, name: str) -> int:
 
 def _numbers(value: Any, name: str) -> Array:
     """Return `value` as an array, if it has elements and they are numbers."""
-    array = np.asarray(value)
+    array = any_array(value, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     if array.ndim == 0 or array.size == 0:

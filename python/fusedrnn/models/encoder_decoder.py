@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._arguments import size, word
+from .._arguments import any_array, size, word
 from .._layer import Layer
 from .._network import Array
 from . import _bridge
@@ -340,7 +340,7 @@ def _check_attention(attention: Any, query: int, memory: int) -> None:
 
 def _read(inputs: Any, lengths: Any) -> tuple[npt.NDArray[Any], Integers | None]:
     """Return the inputs and their lengths, checked."""
-    array = np.asarray(inputs)
+    array = any_array(inputs, "inputs")
     if array.ndim < 2 or len(array) < 1:
         raise ValueError(f"inputs: expected (S, B, ...), S at least 1, got {array.shape}")
     if lengths is None:

@@ -52,7 +52,6 @@ def infer(p, x=None, state=None, parameters=None, **options):
         ((1, 5, 2, 3), "x: expected (T, B, 3) [T, B, I] or (T, 3) [T, I], got (1, 5, 2, 3)"),
         ((5, 2, 4), "x: expected (T, B, 3) [T, B, I], got (5, 2, 4)"),
         ((5, 4), "x: expected (T, 3) [T, I], got (5, 4)"),
-        ((0, 2, 3), "x: expected at least one time step, got T = 0 in shape (0, 2, 3)"),
     ],
 )
 def test_the_shape_of_x(p, shape, message):
@@ -63,8 +62,6 @@ def test_the_shape_of_x(p, shape, message):
 def test_the_shape_of_x_with_the_batch_first(p):
     with rejects(ValueError, "x: expected (B, T, 3) [B, T, I], got (2, 5, 4)"):
         infer(p, zeros(2, 5, 4), batch_first=True)
-    with rejects(ValueError, "x: expected at least one time step, got T = 0 in shape (2, 0, 3)"):
-        infer(p, zeros(2, 0, 3), batch_first=True)
 
 
 def test_the_dtype_of_x(p):
