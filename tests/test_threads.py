@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,6 +26,17 @@ def test_set_and_get():
         assert fusedrnn.get_num_threads() == 1
 
 
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    """Threads that aren't torch's, whose number threadpoolctl changes too."""
+    borrowed = fusedrnn.info()["thread_pool"] == "OpenMP"
+    _core.borrow_threads(None)
+    yield
+    if borrowed:
+        _core.borrow_threads(sys.modules["torch"]._C.__file__)
+
+
+@pytest.mark.usefixtures("own_threads")
 def test_threadpoolctl_sees_and_limits_us():
     threadpoolctl = pytest.importorskip("threadpoolctl")
 

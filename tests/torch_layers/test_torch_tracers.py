@@ -187,8 +187,8 @@ def test_onnx_gets_torchs_operators(kind, monkeypatch):
 def test_quantize_dynamic_wants_torchs_layers_back():
     model = Model(torch.nn.LSTM(4, 6))
     accelerate(model)
-    kinds = {torch.nn.LSTM, torch.nn.Linear}
+    quantize, kinds = torch.ao.quantization.quantize_dynamic, {torch.nn.LSTM, torch.nn.Linear}
+    assert type(quantize(model, kinds).layer) is fusedrnn.torch.LSTM, "as the docstring says"
     assert restore(model) == ("layer",)
-    quantized = torch.ao.quantization.quantize_dynamic(model, kinds)
-    assert type(quantized.layer) is torch.ao.nn.quantized.dynamic.LSTM
+    assert type(quantize(model, kinds).layer) is torch.ao.nn.quantized.dynamic.LSTM
     assert "quantize_dynamic" in accelerate.__doc__

@@ -237,6 +237,14 @@ def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
         )
 
 
+def _rnn_autocast(x: Tensor, hx: Sequence[Tensor], *rest: Any) -> Any:
+    """Compute in float32, as `register_autocast` would do it, but for hx given as None."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    cast: Any = torch.amp.autocast_mode._cast
+    with torch._C._ExcludeDispatchKeyGuard(keys):
+        return torch.ops.fusedrnn.rnn(*cast((x, _given(hx), *rest), "cpu", torch.float32))
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, hx, weights, lengths, batch_sizes, key, *ctx.rest = inputs
     reserve = output[3]
@@ -268,7 +276,7 @@ def _refuse(ctx: Any, *_: Any) -> Any:
     )
 
 
-for _function in (_rnn, _rnn_train, _rnn_backward, _rnn_recorded, _save, _differentiate):
+for _function in (_rnn, _rnn_train, _rnn_backward, _rnn_recorded, _rnn_autocast, _differentiate):
     _dynamo.pass_over(_function)
 for _device in ("CPU", "CUDA"):
     _library.impl("rnn", _rnn, _device)
@@ -291,5 +299,5 @@ for _name in ("rnn_train", "rnn_backward"):
     torch.library.register_vmap(
         f"fusedrnn::{_name}", _transforms.each(getattr(torch.ops.fusedrnn, _name)), lib=_library
     )
-for _name in ("rnn", "rnn_train"):
-    torch.library.register_autocast(f"fusedrnn::{_name}", "cpu", torch.float32, lib=_library)
+_library.impl("rnn", _rnn_autocast, "AutocastCPU")
+torch.library.register_autocast("fusedrnn::rnn_train", "cpu", torch.float32, lib=_library)
