@@ -323,6 +323,21 @@ def test_the_older_weight_norm():
     assert_near(found[0] + found[1], wanted[0] + wanted[1])
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's, of its own making
+@pytest.mark.parametrize("kind", [Tripled, Mixed, StepTwice])
+def test_compiled_and_exported(kind):
+    torch._dynamo.reset()
+    layer = accelerated(kind).eval()
+    x = input_for(layer)
+    wanted = tensors(layer(x))
+    with fusedrnn.torch.strict():
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        assert_near(tensors(compiled(x)), wanted)
+        program = torch.export.export(layer, (x,))
+    assert "fusedrnn.rnn" in program.graph_module.code
+    assert_near(tensors(program.module()(x)), wanted)
+
+
 class Mine(fusedrnn.torch.GRU):
     """Derived from fusedrnn's layer, not from torch's."""
 
