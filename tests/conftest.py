@@ -26,6 +26,8 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # A shell starts what it runs in the background with interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Fixtures that train an example, which takes long.
+DEEP_FIXTURES = {"done"}
 #: Fixtures that import what ``pip install '.[test]'`` doesn't bring.
 EXTRA_FIXTURES = {"torch", "run_node"}
 
@@ -40,9 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs more than the tests' extra, and let what must run alone come last."""
+    """Mark what trains or needs more than is installed, and let what must run alone come last."""
     for item in items:
-        if EXTRA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        fixtures = getattr(item, "fixturenames", ())
+        if DEEP_FIXTURES.intersection(fixtures):
+            item.add_marker(pytest.mark.deep)
+        if EXTRA_FIXTURES.intersection(fixtures):
             item.add_marker(pytest.mark.extras)
     items.sort(key=lambda item: item.get_closest_marker("serial") is not None)
 
