@@ -30,8 +30,10 @@ struct Ragged {
     Ragged ragged;
     ragged.order.resize(lengths.size());
     std::iota(ragged.order.begin(), ragged.order.end(), Index(0));
-    std::ranges::stable_sort(ragged.order,
-                             [&](Index a, Index b) { return lengths[a] > lengths[b]; });
+    // Stable. (Clang 16 and later warn of std::stable_sort in libstdc++ 12.)
+    std::ranges::sort(ragged.order, [&](Index a, Index b) {
+      return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
+    });
     const Index longest = lengths.empty() ? 0 : lengths[ragged.order[0]];
     ragged.offsets.assign(std::max<Index>(longest, 1) + 1, 0);
     for (const Index length : lengths)

@@ -76,11 +76,23 @@ FUSEDRNN_INLINE void accumulate_one(V (&acc)[R][N], const T* a, Index a_row, con
   }
 }
 
+// to = from, vector by vector.
+template <class V, int R, int N>
+FUSEDRNN_INLINE void copy_tile(const V (&from)[R][N], V (&to)[R][N]) {
+  FUSEDRNN_UNROLL
+  for (int i = 0; i < R * N; ++i) to[i / N][i % N] = from[i / N][i % N];
+}
+
 // acc[m][v] += sum_k a[m, k] b[k, v], k < depth. a[m, k] stands at m * a_row + k * a_step.
+//
+// The sums are an array of this function: Clang leaves one of the caller's in memory, and stores
+// every sum in every step of k.
 template <class V, int R, int N, class T = typename V::Scalar>
 FUSEDRNN_INLINE void accumulate(V (&acc)[R][N], const T* a, Index a_row, Index a_step, const T* b,
                                 Index b_step, Index depth) {
   constexpr int C = chains<V>(N);
+  V sum[R][N];
+  copy_tile(acc, sum);
   if constexpr (C > 1) {
     V sums[C][R][N];
     FUSEDRNN_UNROLL
@@ -92,10 +104,11 @@ FUSEDRNN_INLINE void accumulate(V (&acc)[R][N], const T* a, Index a_row, Index a
     FUSEDRNN_UNROLL
     for (int c = 0; c < C; ++c) {
       FUSEDRNN_UNROLL
-      for (int i = 0; i < R * N; ++i) acc[i / N][i % N] = acc[i / N][i % N] + sums[c][i / N][i % N];
+      for (int i = 0; i < R * N; ++i) sum[i / N][i % N] = sum[i / N][i % N] + sums[c][i / N][i % N];
     }
   }
-  for (; depth > 0; --depth, a += a_step, b += b_step) accumulate_one(acc, a, a_row, b);
+  for (; depth > 0; --depth, a += a_step, b += b_step) accumulate_one(sum, a, a_row, b);
+  copy_tile(sum, acc);
 }
 
 // acc[p][v] += sum_k a[k] b_p[k, v] for one row and `P` panels that stand `panel` apart: one row
@@ -105,15 +118,18 @@ FUSEDRNN_INLINE void accumulate_row(V (&acc)[P][N], const T* a, const T* b, Inde
                                     Index depth) {
   if constexpr (P == 1) return accumulate(acc, a, 0, 1, b, N * V::lanes, depth);
   static_assert(P == 1 || chains<V>(N) == 1, "summed up in the same order as by accumulate()");
+  V sum[P][N];
+  copy_tile(acc, sum);
   for (Index k = 0; k < depth; ++k, b += N * V::lanes) {
     const V x(a[k]);
     FUSEDRNN_UNROLL
     for (int p = 0; p < P; ++p) {
       FUSEDRNN_UNROLL
       for (int v = 0; v < N; ++v)
-        acc[p][v] = fma(x, V::load(b + p * panel + v * V::lanes), acc[p][v]);
+        sum[p][v] = fma(x, V::load(b + p * panel + v * V::lanes), sum[p][v]);
     }
   }
+  copy_tile(sum, acc);
 }
 
 // Calls body.operator()<rows>(first) for consecutive tiles of at most Max rows that cover `range`.
