@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/long_sums.h"
 #include "forward_pass.h"
 
 namespace fusedrnn {
@@ -168,6 +169,21 @@ class DirectionSum {
   T* apart_[2] = {};  // [segment*B, the widest layer's input]
 };
 
+// Arrays like a layer's gradients, for what these sums round off.
+template <class T>
+LayerGradients<T> arrange_lost(const LayerBackward<T>& layer, const CellSpec& spec,
+                               Scratch& scratch) {
+  const LayerGradients<T>& of = layer.gradients;
+  const auto like = [&](const T* gradient, Index rows, Index columns) {
+    return gradient == nullptr ? static_cast<T*>(nullptr)
+                               : scratch.take<T>(checked_product(rows, columns));
+  };
+  const Index rows = spec.gates * layer.hidden;
+  return {like(of.weight_ih, rows, layer.input), like(of.weight_hh, rows, layer.output),
+          like(of.bias_ih, rows, 1), like(of.bias_hh, rows, 1),
+          like(of.weight_hr, layer.output, layer.hidden)};
+}
+
 template <class T>
 std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& tape,
                                                const Gradients<T>& gradients, T* const* d_inputs,
@@ -177,6 +193,7 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
   const Problem& problem = frame.problem;
   const Index chunk = frame.passes.chunk();
   const Index chunk_rows = problem.row(chunk);  // no other chunk has more
+  const Index chunks = (problem.steps + chunk - 1) / chunk;
   const T* zero = scratch.take_zeroed<T>(std::max(frame.state(0), frame.state(1)));
   std::vector<LayerBackward<T>> layers(model.count());
   for (int i = 0; i < model.count(); ++i) {
@@ -204,6 +221,8 @@ std::vector<LayerBackward<T>> arrange_backward(const Frame<T>& frame, Tape<T>& t
     layer.dh_0 = frame.state_of(gradients.dh_0, 0, i);
     layer.dc_0 = frame.state_of(gradients.dc_0, 1, i);
     layer.gradients = gradients.parameters[i];
+    if (terms_of(chunks, chunk_rows) > plain_terms)
+      layer.lost = arrange_lost(layer, model.spec(), scratch);
     layer.chunk = chunk;
     layer.chunk_rows = chunk_rows;
     layer.first = true;

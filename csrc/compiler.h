@@ -7,6 +7,9 @@
 #define FUSEDRNN_INLINE inline __attribute__((always_inline))
 #endif
 
+// A function that stays one: where many callers share it, each is less code.
+#define FUSEDRNN_NOINLINE __attribute__((noinline))
+
 // Unrolls the loop that follows completely; its trip count is a small constant, and the arrays that
 // it indexes must become registers.
 #if defined(__clang__) || defined(__CUDACC__)

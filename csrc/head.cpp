@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/dispatch.h"
+#include "cpu/long_sums.h"
 #include "cpu/memory.h"
 #include "cpu/partition.h"
 
@@ -13,7 +14,7 @@ namespace {
 // passes over W and dW, which are read for every chunk; 8 MiB were slower, and 32 no faster
 // (bench/README.md).
 constexpr Index chunk_bytes = 16 << 20;
-constexpr Index most_rows = 512, least_rows = 32;
+constexpr Index least_rows = 32;
 
 // Below this one thread works: a team takes start_us to begin.
 constexpr double us_worth_a_team = 8 * start_us;
@@ -21,7 +22,7 @@ constexpr double us_worth_a_team = 8 * start_us;
 template <class T>
 Index chunk_rows(const HeadProblem<T>& p) {
   const Index row = head_blocks(p.outputs) * head_stride<T> * static_cast<Index>(sizeof(T));
-  const Index rows = std::clamp(chunk_bytes / row, least_rows, most_rows);
+  const Index rows = std::clamp(chunk_bytes / row, least_rows, most_head_rows);
   return std::max<Index>(std::min(rows, p.count), 1);
 }
 
@@ -84,6 +85,10 @@ class HeadCall {
     if (gathers && backward) d_y_ = scratch_.take<T>(checked_product(rows, p_.inputs));
     c.d_weight = g_.weight;
     c.d_bias = g_.bias;
+    if (backward && terms_of((p_.count + rows - 1) / rows, rows) > plain_terms) {
+      c.lost_weight = panels(checked_product(p_.outputs, p_.inputs));
+      c.lost_bias = scratch_.take<T>(p_.outputs);
+    }
     return c;
   }
 
@@ -112,7 +117,7 @@ class HeadCall {
     }
     team.sync();                             // d_o of the chunk and y_panels are complete
     constexpr Index grain = 64 / sizeof(T);  // a cache line of d_bias, a vector at most
-    kernels_.gradients(c, share_of(p_.outputs, grain, team.rank, team.size), first > 0);
+    kernels_.gradients(c, share_of(p_.outputs, grain, team.rank, team.size), first == 0);
   }
 
   // What no chunk writes.

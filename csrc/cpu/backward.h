@@ -14,6 +14,7 @@
 // weights and by rows of dx, so no sum is split and the result does not depend on the team's size.
 #pragma once
 
+#include "long_sums.h"
 #include "panels.h"
 
 namespace fusedrnn {
@@ -210,12 +211,13 @@ class BackwardLayer {
   void chunk_products(Index first, Index last) const {
     const Index low = earliest(first, last), begin = p_.row(low);
     const Index n = p_.row(low + last - first) - begin;
-    const bool add = !p_.first || last < p_.steps;
+    const bool begins = p_.first && last == p_.steps;
     const Range own = share_of(blocks_, 1, team_.rank, team_.size);
-    for (Index block = own.begin; block < own.end; ++block) weight_gradients(block, n, add);
+    for (Index block = own.begin; block < own.end; ++block) weight_gradients(block, n, begins);
     if (projects()) {
       const Range of_h = share_of(L::blocks(p_.output), 1, team_.rank, team_.size);
-      for (Index block = of_h.begin; block < of_h.end; ++block) projection_gradient(block, n, add);
+      for (Index block = of_h.begin; block < of_h.end; ++block)
+        projection_gradient(block, n, begins);
     }
     if (p_.dx == nullptr) return;
     multiply<V>(L::left(p_.d_a, L::x, p_.hidden), p_.panels + at_.x, p_.input, all_panels(p_.input),
@@ -228,54 +230,70 @@ class BackwardLayer {
   // dW += d_a^T x, dR += d_a^T h_before, db += sum of d_a, for the units of one block and n rows.
   // The block's columns of d_a are copied together first: in their place they stand a gate row
   // apart, which for a power of two hits few cache sets.
-  void weight_gradients(Index block, Index n, bool add) const {
+  void weight_gradients(Index block, Index n, bool begins) const {
+    const LayerGradients<T>&g = p_.gradients, &lost = p_.lost;
     const Index unit = block * lanes;
     const Index units = p_.hidden - unit < lanes ? p_.hidden - unit : lanes;
     T* columns = own_columns();
-    V sums[S];
-    copy_columns<S>(p_.d_a + L::block_row(block), gates_row_, n, columns, sums);
+    const auto add_bias = [&](int gate, LongSum<T> bias, V term, bool first) {
+      if (gate >= 0 && bias.sum != nullptr)
+        add_term(term, bias.at(gate * p_.hidden + unit), units, first);
+    };
+    copy_columns<S>(
+        p_.d_a + L::block_row(block), gates_row_, n, columns, [&](const V(&term)[S], bool first) {
+          for (int s = 0; s < S; ++s) {
+            add_bias(L::spec.x_gate[s], {g.bias_ih, lost.bias_ih}, term[s], begins && first);
+            add_bias(L::spec.h_gate[s], {g.bias_hh, lost.bias_hh}, term[s], begins && first);
+          }
+        });
     for (int s = 0; s < S; ++s) {
       const Left<T> left{columns + s * n * lanes, 1, lanes, 1, n, 0};
-      const auto accumulate = [&](int gate, const T* panels, Index width, T* weight, T* bias) {
-        if (gate < 0) return;
-        const Index row = gate * p_.hidden + unit;
-        multiply<V>(left, panels, width, all_panels(width), {0, units},
-                    Rows<T>{weight + row * width, width}, add);
-        if (bias == nullptr) return;
-        const int count = static_cast<int>(units);
-        const V before = add ? V::load_partial(bias + row, count) : V(T(0));
-        (before + sums[s]).store_partial(bias + row, count);
+      const auto add = [&](int gate, const T* panels, Index width, LongSum<T> weight) {
+        if (gate >= 0)
+          add_product<V>(left, panels, width, {0, units},
+                         weight.at((gate * p_.hidden + unit) * width), begins);
       };
-      const LayerGradients<T>& g = p_.gradients;
-      accumulate(L::spec.x_gate[s], p_.x_panels, p_.input, g.weight_ih, g.bias_ih);
-      accumulate(L::spec.h_gate[s], p_.h_panels, p_.output, g.weight_hh, g.bias_hh);
+      add(L::spec.x_gate[s], p_.x_panels, p_.input, {g.weight_ih, lost.weight_ih});
+      add(L::spec.h_gate[s], p_.h_panels, p_.output, {g.weight_hh, lost.weight_hh});
     }
   }
 
   // dW_hr += (d_h + dy)^T m, for the columns of h of one block and n rows.
-  void projection_gradient(Index block, Index n, bool add) const {
+  void projection_gradient(Index block, Index n, bool begins) const {
     const Index column = block * lanes, left = p_.output - column;
     T* columns = own_columns();
-    V sums[1];
-    copy_columns<1>(p_.dy_h + column, padded_output(), n, columns, sums);
-    multiply<V>(Left<T>{columns, 1, lanes, 1, n, 0}, p_.m_panels, p_.hidden, all_panels(p_.hidden),
-                {0, left < lanes ? left : lanes},
-                Rows<T>{p_.gradients.weight_hr + column * p_.hidden, p_.hidden}, add);
+    copy_columns<1>(p_.dy_h + column, padded_output(), n, columns, [](const V(&)[1], bool) {});
+    add_product<V>(Left<T>{columns, 1, lanes, 1, n, 0}, p_.m_panels, p_.hidden,
+                   {0, left < lanes ? left : lanes},
+                   LongSum<T>{p_.gradients.weight_hr, p_.lost.weight_hr}.at(column * p_.hidden),
+                   begins);
   }
 
-  // columns[s][r][:] = from[r][s][:] and sums[s] = sum_r from[r][s][:], of N vectors in each row.
-  template <int N>
-  static void copy_columns(const T* from, Index stride, Index n, T* columns, V (&sums)[N]) {
-    FUSEDRNN_UNROLL
-    for (int s = 0; s < N; ++s) sums[s] = V(T(0));
-    for (Index r = 0; r < n; ++r) {
+  // columns[s][r][:] = from[r][s][:], of N vectors in each row. Calls each(sums, first) with
+  // sums[s] = sum_r from[r][s][:] for every term of the n rows.
+  template <int N, class Each>
+  static void copy_columns(const T* from, Index stride, Index n, T* columns, const Each& each) {
+    for_parts(n, term_rows, [&](Range term) {
+      V sums[N];
       FUSEDRNN_UNROLL
-      for (int s = 0; s < N; ++s) {
-        const V v = V::load(from + r * stride + s * lanes);
-        v.store(columns + (s * n + r) * lanes);
-        sums[s] = sums[s] + v;
-      }
-    }
+      for (int s = 0; s < N; ++s) sums[s] = V(T(0));
+      for_parts(term.size(), block_rows, [&](Range block) {
+        V sum[N];
+        FUSEDRNN_UNROLL
+        for (int s = 0; s < N; ++s) sum[s] = V(T(0));
+        for (Index r = term.begin + block.begin; r < term.begin + block.end; ++r) {
+          FUSEDRNN_UNROLL
+          for (int s = 0; s < N; ++s) {
+            const V v = V::load(from + r * stride + s * lanes);
+            v.store(columns + (s * n + r) * lanes);
+            sum[s] = sum[s] + v;
+          }
+        }
+        FUSEDRNN_UNROLL
+        for (int s = 0; s < N; ++s) sums[s] = sums[s] + sum[s];
+      });
+      each(sums, term.begin == 0);
+    });
   }
 
   // dh and dc from the gradients of the last states, padded with zeros.

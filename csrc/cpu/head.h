@@ -3,8 +3,8 @@
 #pragma once
 
 #include "../losses/loss.h"
-#include "gemm.h"
 #include "head_chunk.h"
+#include "long_sums.h"
 
 namespace fusedrnn {
 
@@ -89,23 +89,32 @@ struct Head {
     pack_columns<V>(c.rows, rows, c.inputs, c.y_panels, [&](Index r) { return c.y.row(r); });
   }
 
-  // d_W (+)= d_o^T y and d_b (+)= sum of d_o, for the outputs in `columns`.
-  static void gradients(const HeadChunk<T>& c, Range columns, bool add) {
+  // d_W += d_o^T y and d_b += sum of d_o, for the outputs in `columns`, or begins with them.
+  static void gradients(const HeadChunk<T>& c, Range columns, bool begins) {
+    static_assert(most_head_rows <= term_rows, "a chunk is one term");
     for (Index b = columns.begin / head_block; b * head_block < columns.end; ++b) {
       const Index first = b * head_block;
       const Range own = common(columns, {first, first + head_block});
       const T* const o = c.block(b);
       const Left<T> d_o{o, 1, head_stride<T>, 1, c.rows, 0};
-      multiply<V>(d_o, c.y_panels, c.inputs, panels(c.inputs), {own.begin - first, own.end - first},
-                  Rows<T>{c.d_weight + first * c.inputs, c.inputs}, add);
-      for (Index k = own.begin; k < own.end; k += lanes) {
-        const Index count = own.end - k;
-        V sum = add ? load_up_to<V>(c.d_bias + k, count) : V(T(0));
-        for (Index r = 0; r < c.rows; ++r)
-          sum = sum + V::load(o + r * head_stride<T> + (k - first));
-        store_up_to(sum, c.d_bias + k, count);
-      }
+      add_product<V>(d_o, c.y_panels, c.inputs, {own.begin - first, own.end - first},
+                     LongSum<T>{c.d_weight, c.lost_weight}.at(first * c.inputs), begins);
+      for (Index k = own.begin; k < own.end; k += lanes)
+        add_term(sum_rows(o + (k - first), c.rows), LongSum<T>{c.d_bias, c.lost_bias}.at(k),
+                 own.end - k, begins);
     }
+  }
+
+  // The sum of `rows` vectors that stand head_stride apart.
+  static V sum_rows(const T* from, Index rows) {
+    V total(T(0));
+    for_parts(rows, block_rows, [&](Range block) {
+      V sum(T(0));
+      for (Index r = block.begin; r < block.end; ++r)
+        sum = sum + V::load(from + r * head_stride<T>);
+      total = total + sum;
+    });
+    return total;
   }
 };
 

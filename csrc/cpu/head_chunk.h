@@ -23,6 +23,9 @@ inline constexpr Index head_stride = head_block + 64 / static_cast<Index>(sizeof
 
 FUSEDRNN_INLINE Index head_blocks(Index outputs) { return (outputs + head_block - 1) / head_block; }
 
+// Rows of a chunk, at most.
+inline constexpr Index most_head_rows = 512;
+
 // What pack() makes of W and b.
 template <class T>
 struct HeadPanels {
@@ -42,6 +45,8 @@ struct HeadChunk {
   Rows<T> d_y;            // [R, H]
   T* d_weight;            // [K, H]
   T* d_bias;              // [K]
+  T* lost_weight;         // what the sums d_weight and d_bias have rounded off (long_sums.h),
+  T* lost_bias;           // or null
   // Scratch.
   T* o;          // [blocks][R][head_stride]
   T* max;        // [blocks][R], see losses/loss.h; then the factors of the parts
@@ -67,9 +72,9 @@ struct HeadKernels {
   Sizes (*sizes)(Index inputs, Index outputs);
   void (*pack)(Index inputs, Index outputs, const T* weight, const T* bias, const HeadPanels<T>&,
                bool backward, Team);
-  void (*forward)(const HeadChunk<T>&, Range rows);                 // o, and its parts
-  void (*backward)(const HeadChunk<T>&, Range rows);                // d_o and d_y; y_panels
-  void (*gradients)(const HeadChunk<T>&, Range columns, bool add);  // d_weight, d_bias
+  void (*forward)(const HeadChunk<T>&, Range rows);                    // o, and its parts
+  void (*backward)(const HeadChunk<T>&, Range rows);                   // d_o and d_y; y_panels
+  void (*gradients)(const HeadChunk<T>&, Range columns, bool begins);  // d_weight, d_bias
 };
 
 }  // namespace fusedrnn

@@ -149,9 +149,10 @@ struct LayerBackward : LayerShape {
   T* dh_0;            // [B, P]; may be dh_n
   T* dc_0;            // [B, H]; may be dc_n
   LayerGradients<T> gradients;
-  Index chunk;       // time steps after which dW, dR, db, dx are computed from d_a
-  Index chunk_rows;  // the most rows in so many steps
-  bool first;        // part of the sequence to be run: overwrites the gradients, others add to them
+  LayerGradients<T> lost;  // what the sums have rounded off (long_sums.h), or all null
+  Index chunk;             // time steps after which dW, dR, db, dx are computed from d_a
+  Index chunk_rows;        // the most rows in so many steps
+  bool first;  // part of the sequence to be run: overwrites the gradients, others add to them
   // Scratch.
   T* d_a;       // [chunk_rows, S*Hp]
   T* dh;        // [B, Pp]

@@ -2,6 +2,9 @@
 // every sum is exact in float and the results must agree to the bit.
 #include "test_gemm.h"
 
+#include <cmath>
+#include <utility>
+
 #include "kernel_testing.h"
 
 using namespace fusedrnn;
@@ -226,6 +229,80 @@ TEST_CASE_TEMPLATE("gemm: multiply_panel begins with one row for all, or with a 
                                         {c.elements.data(), c.stride}, width);
           REQUIRE(c.elements == expected.elements);
         }
+      }
+    }
+  });
+}
+
+// A product into sums of which some are kept beside, over and over.
+template <class T>
+void check_long_sum(const GemmKernels<T>& gemm, Random& random, Index depth, Index columns,
+                    Range rows, bool keeps_lost) {
+  CAPTURE(depth);
+  CAPTURE(columns);
+  CAPTURE(rows.end);
+  Matrix<T> a(random, depth, rows.end, rows.end + 2), b(random, depth, columns, columns);
+  Guarded<T> panels(depth * round_up(columns, gemm.lanes));
+  gemm.pack_columns(depth, {0, depth}, columns, panels.data(), pointers(b, depth).data());
+  Matrix<T> sum(random, rows.end, columns, columns), expected = sum;
+  Matrix<T> lost(random, rows.end, columns, columns);
+  const LongSum<T> to{sum.elements.data(), keeps_lost ? lost.elements.data() : nullptr};
+  for (const int times : {1, 2, 3}) {
+    gemm.add_product({a.elements.data(), 1, a.stride, 1, depth, 0}, panels.data(), columns, rows,
+                     to, times == 1);
+    for (Index r = rows.begin; r < rows.end; ++r) {
+      for (Index j = 0; j < columns; ++j) {
+        expected.at(r, j) = 0;
+        for (Index k = 0; k < depth; ++k)
+          expected.at(r, j) += static_cast<T>(times) * a.at(k, r) * b.at(k, j);
+        if (keeps_lost) REQUIRE(lost.at(r, j) == 0);  // of whole numbers
+      }
+    }
+    REQUIRE(sum.elements == expected.elements);
+  }
+}
+
+TEST_CASE_TEMPLATE("gemm: add_product, every width, height and length", T, float, double) {
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<T>& gemm = kernels<T>(table);
+    Random random(7);
+    const Index width = panel_vecs * gemm.lanes;
+    for (const bool keeps_lost : {false, true}) {
+      for (Index columns = 1; columns <= 2 * width + 1; columns += 1 + columns / 7)
+        check_long_sum(gemm, random, 5, columns, {0, 7}, keeps_lost);
+      for (Index rows = 1; rows <= 2 * gemm.lanes; ++rows)
+        check_long_sum(gemm, random, 66, width - 1, {rows / 3, rows}, keeps_lost);
+      for (const Index depth : {0, 1, 63, 64, 65, 1023, 1024, 1025, 2100})
+        check_long_sum(gemm, random, depth, 3, {0, 2}, keeps_lost);
+    }
+  });
+}
+
+TEST_CASE("gemm: a sum of many equal numbers keeps its digits") {
+  // Equal numbers round alike at every step, so that their errors add up.
+  for_each_isa(tables, [](const GemmTable& table) {
+    const GemmKernels<float>& gemm = kernels<float>(table);
+    const Index columns = panel_vecs * gemm.lanes, rows = 8;
+    Random random(8);
+    for (const auto& [depth, terms] : {std::pair<Index, int>{256, 16}, {256, 4000}, {3000, 400}}) {
+      CAPTURE(depth);
+      CAPTURE(terms);
+      Matrix<float> a(random, depth, rows, rows), b(random, depth, columns, columns);
+      for (Index k = 0; k < depth; ++k) {
+        for (Index r = 0; r < rows; ++r) a.at(k, r) = 1 + static_cast<float>(r) / 7;
+        for (Index j = 0; j < columns; ++j) b.at(k, j) = 1 + static_cast<float>(j) / 97;
+      }
+      Guarded<float> panels(depth * columns), sum(rows * columns), lost(rows * columns);
+      gemm.pack_columns(depth, {0, depth}, columns, panels.data(), pointers(b, depth).data());
+      const LongSum<float> to{sum.data(), terms > plain_terms ? lost.data() : nullptr};
+      for (int i = 0; i < terms; ++i)
+        gemm.add_product({a.elements.data(), 1, rows, 1, depth, 0}, panels.data(), columns,
+                         {0, rows}, to, i == 0);
+      for (Index e = 0; e < rows * columns; ++e) {
+        const double want = static_cast<double>(a.at(0, e / columns)) *
+                            static_cast<double>(b.at(0, e % columns)) * static_cast<double>(depth) *
+                            terms;
+        REQUIRE(std::fabs(sum[e] - want) <= 2e-6 * want);
       }
     }
   });

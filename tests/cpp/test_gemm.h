@@ -1,7 +1,7 @@
-// gemm.h for one ISA, behind pointers.
+// gemm.h and long_sums.h for one ISA, behind pointers.
 #pragma once
 
-#include "cpu/gemm.h"
+#include "cpu/long_sums.h"
 
 namespace fusedrnn {
 
@@ -15,6 +15,8 @@ struct GemmKernels {
   // [N - 1] takes panels of N vectors
   void (*multiply_panel[panel_vecs])(Left<T> a, const T* panel, Rows<const T> init, Range rows,
                                      Rows<T> c, Index width);
+  void (*add_product)(Left<T> a, const T* panels, Index columns, Range rows, LongSum<T> to,
+                      bool begins);
   void (*transpose_into)(const T* const* rows, int count, Index columns, T* to, Index step);
 };
 

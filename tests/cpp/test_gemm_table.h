@@ -21,6 +21,7 @@ constexpr GemmKernels<T> gemm_kernels{
     pack_rows<V>,
     multiply<V>,
     {multiply_panel<V, 1>, multiply_panel<V, 2>, multiply_panel<V, 3>, multiply_panel<V, 4>},
+    add_product<V>,
     transpose_rows<V>};
 static_assert(panel_vecs == 4);
 
