@@ -17,6 +17,8 @@ from fusedrnn import functional, models
 from kernel_problems import CELLS, KernelProblem, make, run, threads
 from test_determinism import assert_same, everything
 
+pytestmark = pytest.mark.isa
+
 BOUND = 2e-6  # of the largest element
 
 # (T, B): one long sequence; a step with more rows than a sum takes at once; one of many chunks.
