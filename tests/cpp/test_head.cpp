@@ -82,38 +82,41 @@ Outcome<T> run(const HeadProblem<T>& p) {
   return out;
 }
 
-// The equations of losses/ and head_chunk.h, one number at a time.
+// The equations of losses/ and head_chunk.h, one number at a time, summed up with more digits than
+// the kernels have.
 template <class T>
-Outcome<double> expected(const HeadProblem<T>& p) {
-  const auto zeros = [](Index n) { return std::vector<double>(static_cast<std::size_t>(n)); };
-  Outcome<double> out{0, zeros(p.rows * p.inputs), zeros(p.outputs * p.inputs), zeros(p.outputs)};
+Outcome<long double> expected(const HeadProblem<T>& p) {
+  const auto zeros = [](Index n) { return std::vector<long double>(static_cast<std::size_t>(n)); };
+  Outcome<long double> out{0, zeros(p.rows * p.inputs), zeros(p.outputs * p.inputs),
+                           zeros(p.outputs)};
   for (Index i = 0; i < p.count; ++i) {
     const Index r = p.chosen == nullptr ? i : p.chosen[i];
-    std::vector<double> o, d_o;
+    std::vector<long double> o, d_o;
     for (Index k = 0; k < p.outputs; ++k) {
-      double sum = p.bias == nullptr ? 0 : p.bias[k];
+      long double sum = p.bias == nullptr ? 0 : p.bias[k];
       for (Index j = 0; j < p.inputs; ++j)
-        sum += double(p.y[r * p.inputs + j]) * double(p.weight[k * p.inputs + j]);
+        sum += static_cast<long double>(p.y[r * p.inputs + j]) *
+               static_cast<long double>(p.weight[k * p.inputs + j]);
       o.push_back(sum);
     }
     if (p.classes != nullptr) {
-      double sum = 0;
-      for (const double value : o) sum += std::exp(value);
-      out.loss += p.weights[i] * (std::log(sum) - o[p.classes[i]]);
+      long double sum = 0;
+      for (const long double value : o) sum += std::exp(value);
+      out.loss += static_cast<double>(p.weights[i] * (std::log(sum) - o[p.classes[i]]));
       for (Index k = 0; k < p.outputs; ++k)
         d_o.push_back(std::exp(o[k]) / sum - (k == p.classes[i]));
     } else {
       for (Index k = 0; k < p.outputs; ++k) {
-        d_o.push_back(2 * (o[k] - double(p.targets[i * p.outputs + k])));
-        out.loss += p.weights[i] * d_o[k] * d_o[k] / 4;
+        d_o.push_back(2 * (o[k] - static_cast<long double>(p.targets[i * p.outputs + k])));
+        out.loss += static_cast<double>(p.weights[i] * d_o[k] * d_o[k] / 4);
       }
     }
     for (Index k = 0; k < p.outputs; ++k) {
-      const double d = p.weights[i] * d_o[k];
+      const long double d = p.weights[i] * d_o[k];
       out.bias[k] += d;
       for (Index j = 0; j < p.inputs; ++j) {
-        out.weight[k * p.inputs + j] += d * double(p.y[r * p.inputs + j]);
-        out.y[r * p.inputs + j] += d * double(p.weight[k * p.inputs + j]);
+        out.weight[k * p.inputs + j] += d * static_cast<long double>(p.y[r * p.inputs + j]);
+        out.y[r * p.inputs + j] += d * static_cast<long double>(p.weight[k * p.inputs + j]);
       }
     }
   }
@@ -121,13 +124,13 @@ Outcome<double> expected(const HeadProblem<T>& p) {
 }
 
 template <class T>
-double largest_difference(const std::vector<T>& got, const std::vector<double>& want) {
+double largest_difference(const std::vector<T>& got, const std::vector<long double>& want) {
   REQUIRE(got.size() == want.size());
-  double difference = 0;
+  long double difference = 0;
   for (std::size_t i = 0; i < got.size(); ++i)  // so that a NaN counts
     difference =
         !(std::fabs(got[i] - want[i]) <= difference) ? std::fabs(got[i] - want[i]) : difference;
-  return difference;
+  return static_cast<double>(difference);
 }
 
 template <class T>
@@ -139,7 +142,7 @@ void compare(int loss, Index rows, Index inputs, Index outputs, bool gathers, bo
   const Case<T> c(loss, rows, inputs, outputs, gathers, has_bias);
   set_num_threads(1);
   const Outcome<T> one = run(c.problem);
-  const Outcome<double> want = expected(c.problem);
+  const Outcome<long double> want = expected(c.problem);
   // Sums of up to `terms` products of normal numbers, each rounded once or twice.
   const double terms = static_cast<double>(std::max({rows, inputs, outputs, Index(8)}));
   const double bound = 16 * terms * std::numeric_limits<T>::epsilon();
