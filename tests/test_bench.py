@@ -388,6 +388,7 @@ def test_other_files_are_refused(tmp_path, text):
         results.load(path)
 
 
+@pytest.mark.deep
 def test_plots(tmp_path):
     pytest.importorskip("matplotlib")
     from bench import plots
@@ -414,6 +415,7 @@ def bench(*arguments, cwd):
     )
 
 
+@pytest.mark.deep
 def test_a_quick_run_from_end_to_end(tmp_path):
     file = tmp_path / "run.json"
     options = ["--quick", "--peers", "reference", "--threads", "1", "2", "--json", str(file)]

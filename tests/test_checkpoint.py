@@ -73,7 +73,13 @@ DIVISIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("division", DIVISIONS)
+@pytest.mark.parametrize(
+    "division",
+    [
+        pytest.param(name, marks=pytest.mark.deep if name == "wavefront" else [])
+        for name in DIVISIONS
+    ],
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_number_of_threads_gives_the_same_bits(cell, division):
     p = make(cell, "float32", **DIVISIONS[division])

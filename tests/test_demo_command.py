@@ -204,6 +204,7 @@ def test_demo_saves_and_continues(unit, tmp_path, capsys):
     assert f"before training ({held_out} bits per {unit})" in second
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("unit", UNITS)
 def test_good_continuations_win_after_quick_training(unit, capsys):
     assert main(["demo", "language", "--quick", "--unit", unit]) == 0

@@ -255,7 +255,7 @@ def test_conversions_name_what_is_wrong():
         (
             lambda: weights.from_keras("lstm", lstm, config={"layer": {}}),
             ValueError,
-            "config: expected a layer's configuration as layer",
+            "config: expected that of LSTM, since there are weights of 1 direction",
         ),
         (
             lambda: weights.reorder_gates("lstm", W[0], "ifgo", "iofc", axis=-1),

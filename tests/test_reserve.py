@@ -190,7 +190,7 @@ def test_wrong_reserves():
         ([1, 2, 3], ValueError, "batch_sizes: expected none larger than the one before"),
         ([6, 0], ValueError, "batch_sizes: expected 1 to the rows of x = 6, got 0"),
         ([7], ValueError, "batch_sizes: expected 1 to the rows of x = 6, got 7"),
-        ([], TypeError, "batch_sizes: expected integers, got float64"),
+        ([], ValueError, "batch_sizes: expected a sum of 6, the rows of x, got 0"),
         ([[6]], ValueError, r"batch_sizes: expected shape \(1,\), got \(1, 1\)"),
         ([6.0], TypeError, "batch_sizes: expected integers, got float64"),
     ],
