@@ -14,7 +14,9 @@ work=$(mktemp -d)
 current=start
 times=()  # of the steps
 
-# What was compiled before comes from the cache, whatever this clone's folder is called.
+# What was compiled before comes from the cache, whatever this clone's folder is called. (The name of
+# the compiler counts: scikit-build-core says g++, CMake c++.)
+export CC=gcc CXX=g++
 export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
 export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
 
