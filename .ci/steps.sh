@@ -123,7 +123,7 @@ development() {
 # The CUDA side on the emulation becomes part of the package in .venv.
 emulated_module() {
   [ "$nvcc" ] || { echo "No nvcc: the CUDA side is not checked."; return; }
-  build_module emulated
+  target=_cuda build_module emulated
   cp build/emulated/csrc/cuda/_cuda.*.so .venv/lib/python*/site-packages/fusedrnn
 }
 
@@ -169,10 +169,11 @@ packages() {
 
 # ---- C++ -----------------------------------------------------------------------------------------
 
-# build PRESET ARGUMENT...: of CMakePresets.json, for which CMake takes more arguments.
+# build PRESET ARGUMENT...: of CMakePresets.json, for which CMake takes more arguments; all of it, or
+# what the variable `target` names.
 build() {
   quietly cmake --preset "$1" "${@:2}"
-  quietly cmake --build --preset "$1"
+  quietly cmake --build --preset "$1" --target "${target:-all}"
 }
 
 # The same with the extension modules, by the tools of `development`.
