@@ -106,7 +106,7 @@ def test_a_call_that_torch_computes_is_caught(torch, monkeypatch):
     import fusedrnn.torch
 
     def refuse(*arguments):
-        raise ValueError("not today")
+        raise fusedrnn.torch._layer.Unsupported("not today")
 
     monkeypatch.setattr(fusedrnn.torch._layer, "packed_weights", refuse)
     case = dataclasses.replace(SMALL, call="eager")

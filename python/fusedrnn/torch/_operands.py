@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .._arguments import probability, size
 from .._network import CELLS, Network, check_cell
@@ -52,7 +53,8 @@ def check_operands(
     if lengths is not None and packed:
         raise ValueError("lengths: expected None beside batch_sizes, got both")
     _check_integers(lengths, "lengths", batch)
-    _check_integers(batch_sizes, "batch_sizes", "T")
+    if not isinstance(batch_sizes, FakeTensor):  # torch's packing of fake ones has x's dtype
+        _check_integers(batch_sizes, "batch_sizes", "T")
     _check_integers(dropout_key, "dropout_key", 2)
     if dropout > 0 and num_layers > 1 and dropout_key is None:
         raise ValueError("dropout_key: expected a tensor where dropout > 0, got None")
