@@ -4,6 +4,7 @@
 # Needs Python 3.11+, g++, and Debian's packages below, which it installs where it may.
 set -euo pipefail
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export PYTEST_ADDOPTS=--durations=30
 unset FUSEDRNN_ISA FUSEDRNN_NUM_THREADS FUSEDRNN_CUDA OMP_NUM_THREADS PYTHONPATH
 
 python=${PYTHON:-python3}
@@ -99,7 +100,7 @@ readme_tests() {
   command=$(grep -m1 -E '^python3 -m venv .*python -m pytest' README.md)
   echo "$command"
   SKBUILD_CMAKE_DEFINE=FUSEDRNN_WERROR=ON SKBUILD_BUILD_DIR=$PWD/build/readme \
-    PYTEST_ADDOPTS='--durations=30' bash -c "${command/#python3/$python}"
+    bash -c "${command/#python3/$python}"
 }
 
 tests() {

@@ -174,6 +174,7 @@ def where_installed(peer):
     return pytest.param(peer, marks=[pytest.mark.extras, missing_mark])
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("peer", [where_installed(peer) for peer in baselines.RIVALS])
 def test_peers_are_right(peer):
     """With every cell in every mode."""

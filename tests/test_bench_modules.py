@@ -74,6 +74,7 @@ def test_the_plan_follows_the_options():
 # Verification
 
 
+@pytest.mark.deep
 def test_modules_are_right(torch):
     """With every cell, called in every way."""
     wanted = {case: [OURS, "torch"] for case in cases.quick_modules(reference.CELLS)}

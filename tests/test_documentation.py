@@ -290,6 +290,7 @@ fusedrnn\\._core\\.Tape\\.__init__
 """
 
 
+@pytest.mark.deep
 @pytest.mark.extras
 def test_stubtest(tmp_path):
     pytest.importorskip("mypy.stubtest")

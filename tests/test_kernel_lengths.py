@@ -57,9 +57,10 @@ def with_options(p: KernelProblem, **options) -> KernelProblem:
 
 @pytest.mark.parametrize(("cell", "projects"), KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_ragged_grid(cell, dtype, projects):
-    rng = np.random.default_rng(VARIANTS.index((cell, dtype)))
-    for seed, row in enumerate(design(VARIANTS.index((cell, dtype)))):
+@pytest.mark.parametrize("part", range(3))
+def test_ragged_grid(cell, dtype, projects, part):
+    rng = np.random.default_rng([VARIANTS.index((cell, dtype)), part])
+    for seed, row in [*enumerate(design(VARIANTS.index((cell, dtype))))][part::3]:
         sizes = {name: value for name, value in row.items() if name != "threads"}
         if sizes["steps"] * sizes["batch"] * sizes["units"] > 2e4 or sizes["batch"] == 0:
             continue
@@ -67,7 +68,7 @@ def test_ragged_grid(cell, dtype, projects):
             if sizes["units"] == 1:
                 continue
             sizes["proj_size"] = int(rng.integers(1, sizes["units"]))
-        if not projects or seed % 3:
+        if not projects or seed % 4:
             sizes["lengths"] = draw_lengths(rng, sizes["steps"], sizes["batch"])
         distance = 4e-6 if dtype == "float32" else 0
         p = make_away_from_kinks(cell, dtype, distance=distance, seed=seed, **sizes)

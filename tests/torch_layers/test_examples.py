@@ -11,6 +11,8 @@ import pytest
 
 from scripts import environment
 
+pytestmark = [pytest.mark.deep, pytest.mark.timeout(150)]
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -32,7 +34,6 @@ def figure(pattern, text):
     return float(found)
 
 
-@pytest.mark.timeout(150)
 def test_the_language_model_learns_the_same_with_and_without_the_swap():
     printed = example("torch_dropin.py", "--quick")
     plain, ours = (
@@ -44,13 +45,11 @@ def test_the_language_model_learns_the_same_with_and_without_the_swap():
     assert figure(r"fusedrnn / torch: ([\d.]+) in words/s", printed) > 0
 
 
-@pytest.mark.timeout(150)
 def test_the_language_model_by_torch_alone():
     printed = example("torch_dropin.py", "--quick", "--plain")
     assert "torch: loss" in printed and "fusedrnn" not in printed
 
 
-@pytest.mark.timeout(150)
 def test_two_processes_train_as_one():
     printed = example("torch_ddp.py")
     for title in ("gradients of the first step", "weights after 5 updates"):

@@ -28,6 +28,13 @@ BACKENDS = ["eager", "aot_eager"]
 SIZES = [(5, 3), (7, 2), (4, 4), (11, 6)]
 
 
+def by_inductor(test):
+    """Mark a test that runs inductor, which compiles C++ for many seconds."""
+    missing = shutil.which("g++") is None
+    test = pytest.mark.skipif(missing, reason="inductor needs a compiler")(test)
+    return pytest.mark.deep(pytest.mark.timeout(240)(test))
+
+
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
@@ -64,7 +71,7 @@ def test_one_graph(kind, options, backend):
     assert_compiled(Model(kind(4, 6, **options)), backend)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
+@by_inductor
 @pytest.mark.parametrize("kind", LAYERS)
 def test_one_graph_by_inductor(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -199,8 +206,7 @@ class Stateless(torch.nn.Module):
         return y.data, last, self.lstm(x), self.cell(last[0])
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
-@pytest.mark.timeout(240)
+@by_inductor
 def test_a_package_of_aotinductor(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = Stateless().eval()
@@ -243,8 +249,7 @@ def test_torchs_own_layers_still_break_the_graph():
         torch.compile(torch.nn.GRU(4, 6), fullgraph=True, backend="eager")(torch.randn(5, 3, 4))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
-@pytest.mark.timeout(240)
+@by_inductor
 def test_what_is_compiled_on_one_isa_serves_another(tmp_path):
     """Inductor keeps graphs in files, with the sizes of all results."""
     program = """

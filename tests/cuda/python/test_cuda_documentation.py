@@ -39,6 +39,7 @@ def test_members_have_docstrings():
             assert inspect.getdoc(getattr(kind, name)), name
 
 
+@pytest.mark.deep
 @pytest.mark.extras
 def test_stubtest(tmp_path):
     pytest.importorskip("mypy.stubtest")
