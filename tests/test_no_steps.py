@@ -57,6 +57,23 @@ def test_states_and_gradients_go_through(rng, kind, options, variant, dtype):
             assert all(map(np.array_equal, parts(last), parts(state)))
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=str)
+def test_the_reference_says_so_too(rng, kind, options, variant):
+    layer = kind(4, 5, dtype="float64", seed=0, **options, **variant)
+    blank = layer(np.zeros((0, 3, 4)))[1]
+    state, dstate = drawn(rng, blank), drawn(rng, blank)
+    y, last, tape = fusedrnn.reference.forward(
+        layer._network.cell, np.zeros((0, 3, 4)), layer.parameters, state
+    )
+    gradients = fusedrnn.reference.backward(tape, y, dstate)
+    assert y.shape == layer(np.zeros((0, 3, 4)))[0].shape and gradients.x.shape == (0, 3, 4)
+    for found, want in ((last, state), (gradients.state, dstate)):
+        assert all(map(np.array_equal, parts(found), parts(want)))
+    for name, gradient in gradients.parameters.items():
+        assert gradient.shape == layer.parameters[name].shape and not gradient.any()
+
+
 @pytest.mark.parametrize(("kind", "options"), LAYERS, ids=str)
 def test_the_functions_go_on_where_nothing_came(rng, kind, options):
     """A sequence in two parts, one of them empty, is the sequence as a whole."""

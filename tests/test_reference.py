@@ -249,7 +249,6 @@ def test_parameter_shapes_in_torch_order():
         ({"cell": "lstmm"}, "cell: expected one of lstm, gru, rnn_tanh, rnn_relu, got 'lstmm'"),
         ({"x": np.zeros((3, 2, 5))}, r"x: expected 2 inputs \[last axis\], got \(3, 2, 5\)"),
         ({"x": np.zeros(3)}, "x: expected 2 or 3 dimensions, got 1"),
-        ({"x": np.zeros((0, 2, 2))}, "x: expected at least one time step, got 0"),
         ({"states": (np.zeros((1, 2, 3)),)}, r"state: expected a tuple \(h, c\)"),
         (
             {"states": (np.zeros((1, 2, 3)), np.zeros((1, 2, 4)))},

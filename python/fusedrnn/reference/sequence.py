@@ -152,7 +152,7 @@ def forward(
     cell : str
         A name of `CELLS`.
     x : array (T, B, I), or (B, T, I) if `batch_first`, or unbatched (T, I)
-        T >= 1, B >= 0.
+        T >= 0, B >= 0.
     parameters : mapping name -> array
         Names and shapes as in `parameter_shapes`; the network is inferred from them.
     state : array (L*D, B, H), or a tuple (h_0, c_0) of two for an LSTM; None is zero
@@ -344,10 +344,7 @@ def _read_x(x: npt.ArrayLike, network: Network, batch_first: bool) -> tuple[Arra
     if a.shape[-1] != network.input_size:
         raise ValueError(f"x: expected {network.input_size} inputs [last axis], got {a.shape}")
     layout = Layout(batched=a.ndim == 3, batch_first=batch_first)
-    a = layout.sequence_in(a)
-    if len(a) == 0:
-        raise ValueError("x: expected at least one time step, got 0")
-    return a, layout
+    return layout.sequence_in(a), layout
 
 
 def _read(name: str, value: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array:
