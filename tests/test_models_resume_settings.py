@@ -117,11 +117,13 @@ def test_without_a_schedule_that_moves_the_budget_is_free(path):
 MADE = (
     schedules.constant(),
     schedules.linear(),
+    schedules.linear(1.0),
     schedules.linear(0.5),
     schedules.cosine(),
     schedules.exponential(),
     schedules.exponential(0.02),
     schedules.step_decay(),
+    schedules.step_decay(()),
     schedules.step_decay((0.5, 0.751)),
     schedules.step_decay(factor=0.2),
     schedules.warmup(0.1, schedules.cosine()),
@@ -136,7 +138,8 @@ MADE = (
 def test_every_schedule_has_a_description_of_its_own():
     described = [json.dumps(schedules.description(schedule)) for schedule in MADE]
     assert len(set(described)) == len(MADE)
-    assert [schedules.is_constant(schedule) for schedule in MADE] == [True] + [False] * 14
+    constant = {repr(schedule) for schedule in MADE if schedules.is_constant(schedule)}
+    assert constant == {"constant()", "linear(end=1.0)", "step_decay(at=[], factor=0.1)"}
     for schedule in MADE:
         assert 0.0 <= schedule(0.4) <= 1.0
 
@@ -175,6 +178,28 @@ def test_data_that_says_nothing_of_itself_is_compared_by_its_first_batch(path):
         assert what in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (np.ones((8, 3)), np.ones((2, 2))),
+        {"x": np.ones((8, 3)), "z": [np.ones(2), np.ones(3)]},
+        [np.ones((8, 3)), np.ones(2)],
+    ],
+    ids=["tuple", "mapping", "list"],
+)
+def test_inputs_of_several_arrays_are_compared_one_by_one(path, inputs):
+    class Several(Line):
+        def step(self, batch, state=None):
+            values = batch.inputs.values() if isinstance(batch.inputs, dict) else batch.inputs
+            return super().step(replace(batch, inputs=next(iter(values))), state)
+
+    fit(Several(), given(inputs=inputs), steps=3, checkpoint=path)
+    fit(Several(), given(inputs=inputs), steps=5, checkpoint=path, resume=True)
+    (inputs["x"] if isinstance(inputs, dict) else inputs[0])[0, 0] = 2
+    with pytest.raises(CheckpointError, match=r"first_batch\.inputs.*\.checksum: expected"):
+        fit(Several(), given(inputs=inputs), steps=6, checkpoint=path, resume=True)
+
+
 def test_the_axis_of_the_batch_is_part_of_the_data(path):
     """Three steps of three sequences look alike, whichever axis is which."""
     x = np.random.default_rng(0).normal(size=(3, 3))
@@ -195,6 +220,39 @@ def test_a_model_of_ones_own_may_say_what_it_is(path):
     fit(Weighted(1.0), steps=4, checkpoint=path, resume=True)
     with pytest.raises(CheckpointError, match=r"model\.configuration\.factor: expected 2\.0, got"):
         fit(Weighted(2.0), steps=5, checkpoint=path, resume=True)
+
+
+def test_what_json_cannot_hold_is_no_configuration(path):
+    line, data = Line(), given()
+    line.configuration = object()
+    message = "model.configuration: expected what JSON can hold: Object of type object is not"
+    with pytest.raises(TypeError, match=message):
+        fit(line, checkpoint=path, steps=2)
+    data.configuration = lambda: {}
+    for options, name in (({"data": data}, "data"), ({"validation": data}, "validation")):
+        with pytest.raises(
+            TypeError, match=rf"^{name}\.configuration: expected what JSON can hold"
+        ):
+            fit(Line(), **options, checkpoint=path, steps=2)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("validation", [VALIDATION, None])
+def test_other_validations_are_not_compared_with_those_before(path, validation):
+    """The best of before would be the best for ever."""
+    easy = Minibatches(np.zeros((8, 3)), np.zeros(8), 8, batch_axis=0)
+    first = fit(Line(), steps=9, validation=easy, record_every=3, checkpoint=path)
+    assert first.best_loss < 0.01
+    line, options = Line(), {"steps": 40, "record_every": 3, "validation": validation}
+    history = fit(line, **options, checkpoint=path, resume=True, changed={"validation"})
+    fresh = Line()
+    whole = fit(fresh, **options)
+    assert np.array_equal(line.parameters["w"], fresh.parameters["w"])
+    if validation is None:
+        assert history.best_step is None and history.best_loss is None
+    else:
+        assert history.best_step == whole.best_step > 9
+        assert history.best_loss == whole.best_loss > first.best_loss
 
 
 def test_the_losses_options_are_part_of_a_model(path):

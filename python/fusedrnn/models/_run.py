@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -21,11 +21,16 @@ from .optimizers import Optimizer
 FORMAT = "fusedrnn training 1"
 #: What may be changed on purpose where a training goes on: the rest would make it another one.
 CHANGEABLE = ("schedule", "budget", "clip_norm", "patience", "record_every", "validation")
+BATCH_FIELDS = ("inputs", "targets", "lengths", "target_lengths", "weights")
 SMOOTHING = 0.95  # of the loss that is shown: a mean over some 1 / (1 - 0.95) = 20 steps
 
 
 class Trainable(Protocol):
-    """A model, as training sees it: `SequenceModel`, `EncoderDecoder` or your own."""
+    """A model, as training sees it: `SequenceModel`, `EncoderDecoder` or your own.
+
+    One of your own may have an attribute `configuration`, of what JSON can hold: a training goes on
+    from a checkpoint only where it is the same.
+    """
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -118,6 +123,11 @@ class Run:
         else:
             self.worse += 1
 
+    def forget_validations(self) -> None:
+        """Let the next validation be the first: those before were on other data."""
+        self.best_loss = self.best_step = self.best = self.validation_loss = None
+        self.worse = 0
+
     def add_record(self, validation_loss: float | None) -> None:
         """Make a record of the steps since the last one."""
         self.records.append(
@@ -163,7 +173,7 @@ class RunFile:
         configuration = {
             "model": _describe_model(model),
             "optimizer": optimizer.configuration,
-            "data": describe_data(data),
+            "data": describe_data(data, "data"),
             **settings,
         }
         self._configuration = json.loads(json.dumps(configuration))  # tuples become lists
@@ -193,9 +203,12 @@ class RunFile:
         """
         metadata, arrays = checkpoint.read(self.path, FORMAT)
         with checkpoint.reading(self.path):
-            self._check(metadata["configuration"])
+            configuration = metadata["configuration"]
+            self._check(configuration)
             values = restore(metadata["values"], arrays)
             run = Run(**values["run"])
+            if configuration["validation"] != self._configuration["validation"]:
+                run.forget_validations()
             self._optimizer.load_state_dict(values["optimizer"])
             self._model.load_parameters(values["parameters"])
             self._model.random_state = values["random_state"]
@@ -219,7 +232,7 @@ def _describe_model(model: Trainable) -> dict[str, Any]:
     try:
         configuration = config(model)
     except TypeError:  # a model of one's own
-        configuration = getattr(model, "configuration", None)
+        configuration = _configuration(model, "model")
     return {
         "class": type(model).__qualname__,
         "parameters": {name: [p.dtype.name, *p.shape] for name, p in model.parameters.items()},
@@ -227,21 +240,43 @@ def _describe_model(model: Trainable) -> dict[str, Any]:
     }
 
 
-def describe_data(data: Source) -> dict[str, Any]:
+def describe_data(data: Source, name: str) -> dict[str, Any]:
     """Return what must be the same for training to go on."""
+    batch = data.batch(0, 0)
+    given = {key: getattr(batch, key, None) for key in BATCH_FIELDS}
     return {
         "batches": len(data),
-        "configuration": getattr(data, "configuration", None),
-        "first_batch": _describe_batch(data.batch(0, 0)),
+        "configuration": _configuration(data, name),
+        "first_batch": {key: _describe(v) for key, v in given.items() if v is not None},
     }
 
 
-def _describe_batch(batch: Batch) -> dict[str, Any]:
-    """Return the shapes and checksums of a batch's arrays of numbers."""
-    names = ("inputs", "targets", "lengths", "target_lengths", "weights")
-    arrays = {name: np.asarray(getattr(batch, name)) for name in names if hasattr(batch, name)}
-    return {
-        name: {"shape": list(a.shape), "dtype": a.dtype.name, "checksum": checksum(a)}
-        for name, a in arrays.items()
-        if a.dtype.kind in "biufc"
-    }
+def _configuration(owner: Any, name: str) -> Any:
+    """Return what a model or source of one's own says of itself, or None."""
+    configuration = getattr(owner, "configuration", None)
+    try:
+        json.dumps(configuration)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}.configuration: expected what JSON can hold: {error}") from None
+    return configuration
+
+
+def _describe(value: Any) -> Any:
+    """Return the shape and checksum of an array, or of each in a tuple, list or mapping."""
+    if isinstance(value, Mapping):
+        return {str(key): _describe(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [_describe(part) for part in value]
+    try:
+        array = np.asarray(value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # a list of arrays that differ, or another's array
+        if isinstance(value, Sequence):
+            return [_describe(part) for part in value]
+        return type(value).__qualname__
+    if array.dtype.kind not in "biufc":
+        return type(value).__qualname__
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": checksum(array)}

@@ -55,7 +55,11 @@ class Batch:
 
 
 class Source(Protocol):
-    """Batches with random access; see the head of this file."""
+    """Batches with random access; see the head of this file.
+
+    One of your own may have an attribute `configuration`, of what JSON can hold: a training goes on
+    from a checkpoint only where it is the same.
+    """
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -44,17 +44,16 @@ def description(schedule: Schedule) -> Any:
     >>> description(lambda fraction: 1 - fraction)[:3]
     [1.0, 0.96875, 0.9375]
     """
-    if isinstance(schedule, _Named):
-        return repr(schedule)
-    return [float(schedule(k / POINTS)) for k in range(POINTS + 1)]
+    return repr(schedule) if isinstance(schedule, _Named) else _factors(schedule)
 
 
 def is_constant(schedule: Schedule) -> bool:
     """Return whether the factor doesn't depend on how much of the training is done."""
-    described = description(schedule)
-    return described == repr(constant()) or (
-        isinstance(described, list) and len(set(described)) == 1
-    )
+    return len(set(_factors(schedule))) == 1
+
+
+def _factors(schedule: Schedule) -> list[float]:
+    return [float(schedule(k / POINTS)) for k in range(POINTS + 1)]
 
 
 def constant() -> Schedule:

@@ -280,7 +280,9 @@ class _Training:
             "clip_norm": self.clip_norm,
             "patience": self.patience,
             "record_every": self.record_every,
-            "validation": None if self.validation is None else describe_data(self.validation),
+            "validation": (
+                None if self.validation is None else describe_data(self.validation, "validation")
+            ),
         }
 
     def train(
