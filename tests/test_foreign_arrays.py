@@ -92,6 +92,23 @@ def test_lengths_are_integers(lengths, got):
             call(X, lengths=lengths)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [[True, 0]] * 5,
+        [[np.True_, 0]] * 5,
+        [[np.array(True), 0]] * 5,
+        [np.array([True, 0]) > 0] * 5,
+    ],
+)
+def test_targets_are_integers_all_the_way_down(targets):
+    head = models.SoftmaxHead(3, 2, seed=0)
+    with pytest.raises(TypeError, match=r"^targets: expected integers, got bool$"):
+        head.loss(X, targets)
+    assert head.loss(X[:1], [[1, 0]]).count == 2
+    assert head.loss(X[:2, :0], [[], []]).count == 0
+
+
 def test_tensors_of_torch():
     torch = pytest.importorskip("torch")
     for value, text in (

@@ -143,11 +143,24 @@ def test_copies_and_configurations(kind):
         np.testing.assert_array_equal(other(query, memory), attention(query, memory))
 
 
+@pytest.mark.parametrize("kind", [models.AdditiveAttention, models.ScaledDotProductAttention])
+def test_nothing_stands_past_the_ends_where_the_rest_is_infinite(kind):
+    """A weight of 0 isn't enough: 0 times infinity is NaN."""
+    attention = kind(2, 2, 3, seed=0)
+    query, memory = np.ones((2, 2, 2, 2), np.float32)
+    memory[:, 0], dc = np.inf, np.full((2, 2, 2), np.inf, np.float32)
+    with np.errstate(invalid="ignore"):
+        context, tape = attention.forward(query, memory, lengths=[2, 1], query_lengths=[1, 2])
+        gradients = attention.backward(tape, dc)
+    assert not context[1, 0].any() and not gradients.query[1, 0].any()
+    assert not gradients.memory[1, 1].any()
+
+
 ERRORS = {
-    "query: expected (T, B, 2) with T > 0, got (4, 3, 3)": {"query": np.ones((T, B, 3))},
-    "query: expected (T, B, 2) with T > 0, got (4, 2)": {"query": np.ones((T, 2))},
+    "query: expected (T, B, 2), got (4, 3, 3)": {"query": np.ones((T, B, 3))},
+    "query: expected (T, B, 2), got (4, 2)": {"query": np.ones((T, 2))},
     "query: expected an array of float64, got float32": {"query": np.ones((T, B, Q), "f")},
-    "memory: expected (S, B, 6) with S > 0, got (0, 3, 6)": {"memory": np.ones((0, B, M))},
+    "memory: expected (S, B, 6), got (5, 3, 7)": {"memory": np.ones((S, B, 7))},
     "memory: expected (5, 3, 6), got (5, 2, 6)": {"memory": np.ones((S, 2, M))},
     "lengths: expected (3,), got (2,)": {"lengths": [1, 1]},
     "lengths: expected 0 to T = 5, got 6": {"lengths": [1, 6, 1]},

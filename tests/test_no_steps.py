@@ -90,6 +90,54 @@ def test_the_functions_go_on_where_nothing_came(rng, kind, options):
     assert fusedrnn.functional.infer(cell, x[:0], parameters, out=out)[0] is out
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        models.Linear(3, 2, seed=0),
+        models.Conv1d(3, 2, 3, seed=0),
+        models.Conv1d(3, 2, 1, seed=0),
+        models.Conv1d(3, 2, 3, padding="same", seed=0),
+        models.Embedding(3, 2, seed=0),
+        models.Dropout(0.5, seed=0),
+        models.Last(),
+        models.Mean(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("batch", [(), (1,), (4,), (0,)], ids=str)
+def test_parts_of_models(rng, part, batch):
+    symbols = isinstance(part, models.Embedding)
+    shape = (0, *batch) if symbols else (0, *batch, 3)
+    x = np.zeros(shape, np.int64 if symbols else np.float32)
+    size = 3 if isinstance(part, (models.Dropout, models.Last, models.Mean)) else 2
+    for lengths in (None, np.zeros(batch, np.int64)):
+        state = dstate = None
+        if isinstance(part, models.Conv1d) and part.padding == "causal":
+            state, dstate = rng.normal(size=(2, part.width - 1, *batch, 3)).astype(np.float32)
+        y, last, tape = part.forward(x, state, lengths=lengths)
+        assert y.shape == ((*batch, size) if part.ends_time else (0, *batch, size))
+        assert not y.any() and np.array_equal(part(x, state, lengths=lengths)[0], y)
+        gradients = part.backward(tape, np.ones_like(y), dstate)
+        if not symbols:
+            assert gradients.x.shape == x.shape
+        assert not any(gradient.any() for gradient in gradients.parameters.values())
+        if state is not None:
+            assert np.array_equal(last, state) and np.array_equal(gradients.state, dstate)
+
+
+@pytest.mark.parametrize("kind", [models.AdditiveAttention, models.ScaledDotProductAttention])
+@pytest.mark.parametrize(("queries", "size"), [(0, 5), (4, 0), (0, 0)])
+def test_attention(kind, queries, size):
+    attention = kind(3, 2, 6, seed=0)
+    query, memory = np.ones((queries, 2, 3), np.float32), np.ones((size, 2, 2), np.float32)
+    context, tape = attention.forward(query, memory)
+    assert context.shape == (queries, 2, 2) and not context.any()
+    gradients = attention.backward(tape, np.ones_like(context))
+    assert gradients.query.shape == query.shape and gradients.memory.shape == memory.shape
+    everything = (gradients.query, gradients.memory, *gradients.parameters.values())
+    assert not any(gradient.any() for gradient in everything)
+
+
 def test_models_of_layers():
     model = models.Sequential(
         models.Linear(3, 4, seed=0),

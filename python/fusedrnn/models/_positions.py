@@ -25,7 +25,7 @@ class Positions:
 
 
 def integers(value: Any, name: str) -> npt.NDArray[Any]:
-    """Return `value` as an array, if all of it are integers and no bools; [] is one.
+    """Return `value` as an array, if all of it are integers and no bools; [] is one, and [[]].
 
     Examples
     --------
@@ -33,15 +33,20 @@ def integers(value: Any, name: str) -> npt.NDArray[Any]:
     Traceback (most recent call last):
     TypeError: targets: expected integers, got float64
     """
-    if isinstance(value, (list, tuple)):
-        if any(isinstance(item, (bool, np.bool_)) for item in value):
-            raise TypeError(f"{name}: expected integers, got bool")
-        if not value:
-            return np.zeros(0, np.int64)
+    if _has_bool(value):  # which NumPy makes integers of, beside some
+        raise TypeError(f"{name}: expected integers, got bool")
     found = any_array(value, name)
+    if found.size == 0 and isinstance(value, (list, tuple)):
+        found = found.astype(np.int64)
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {found.dtype}")
     return found
+
+
+def _has_bool(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_bool, value))
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == np.bool_
 
 
 def check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> None:

@@ -46,6 +46,7 @@ from ._module import Stateless
 from ._padding import Padding
 from ._positions import check_shape
 from ._registry import register
+from ._sums import sum_outer, sum_over
 
 # Of the additive scores' array [B, T, S, A], which is made for a few queries at a time: 4 MiB in
 # float32, so that it stays in a cache.
@@ -70,6 +71,7 @@ class _Tape:
     alpha: Array  # [B, T, S]
     parameters: Any
     padding: Padding  # of queries and contexts (T, B, ...)
+    padding_of_memory: Padding  # (S, B, ...)
 
 
 class Attention(Stateless):
@@ -229,11 +231,19 @@ class Attention(Stateless):
         dq, dk, parameters = self._scores_backward(d_e, tape)
         p = tape.parameters
         d_memory = alpha.swapaxes(1, 2) @ dc + dk @ p["key"]
-        found = {"query": _outer(dq, tape.query), "key": _outer(dk, tape.memory), **parameters}
-        ordered = {name: found[name] for name in p}
-        return AttentionGradients(
-            (dq @ p["query"]).swapaxes(0, 1), d_memory.swapaxes(0, 1), ordered
+        found = {
+            "query": sum_outer(dq, tape.query),
+            "key": sum_outer(dk, tape.memory),
+            **parameters,
+        }
+        gradients = AttentionGradients(
+            query=(dq @ p["query"]).swapaxes(0, 1),
+            memory=d_memory.swapaxes(0, 1),
+            parameters={name: found[name] for name in p},
         )
+        tape.padding.clear(gradients.query)
+        tape.padding_of_memory.clear(gradients.memory)
+        return gradients
 
     def _forward(
         self, query: Any, memory: Any, lengths: Any, query_lengths: Any, keys: Any
@@ -244,22 +254,23 @@ class Attention(Stateless):
         if query.shape[1] != memory.shape[1]:
             wanted = (memory.shape[0], query.shape[1], self.memory_size)
             raise ValueError(f"memory: expected {wanted}, got {memory.shape}")
-        of_memory = Padding.of(lengths, memory.shape[:2])
+        padding_of_memory = Padding.of(lengths, memory.shape[:2])
         padding = Padding.of(query_lengths, query.shape[:2], "query_lengths")
         p = self.parameters
         if keys is not None:
             keys = _core.as_array(keys, "keys", self._dtype_name)
             check_shape(keys, "keys", (*memory.shape[:2], self.size))
-            k = of_memory.without(keys).swapaxes(0, 1)
+            k = padding_of_memory.without(keys).swapaxes(0, 1)
         query = padding.without(query).swapaxes(0, 1)
-        memory = of_memory.without(memory).swapaxes(0, 1)
+        memory = padding_of_memory.without(memory).swapaxes(0, 1)
         if keys is None:
             k = memory @ p["key"].T
         q = query @ p["query"].T
-        alpha = _softmax(self._scores(q, k, p), of_memory.outside)
+        alpha = _softmax(self._scores(q, k, p), padding_of_memory.outside)
         padding.clear(alpha.swapaxes(0, 1))
         context = (alpha @ memory).swapaxes(0, 1)
-        return context, _Tape(query, memory, q, k, alpha, p, padding)
+        padding.clear(context)
+        return context, _Tape(query, memory, q, k, alpha, p, padding, padding_of_memory)
 
     @abc.abstractmethod
     def _scores(self, q: Array, k: Array, p: Any) -> Array:
@@ -271,8 +282,8 @@ class Attention(Stateless):
 
     def _read(self, value: Any, name: str, shape: tuple[Any, ...]) -> Array:
         array = _core.as_array(value, name, self._dtype_name)
-        if array.ndim != 3 or array.shape[-1] != shape[-1] or len(array) == 0:
-            text = f"({shape[0]}, {shape[1]}, {shape[2]}) with {shape[0]} > 0"
+        if array.ndim != 3 or array.shape[-1] != shape[-1]:
+            text = f"({shape[0]}, {shape[1]}, {shape[2]})"
             raise ValueError(f"{name}: expected {text}, got {array.shape}")
         return array
 
@@ -368,17 +379,18 @@ class AdditiveAttention(Attention):
     def _scores_backward(self, d_e: Array, tape: _Tape) -> tuple[Array, Array, dict[str, Array]]:
         p = tape.parameters
         dq, dk = np.empty_like(tape.q), np.zeros_like(tape.k)
-        dv = np.zeros_like(p["v"])
+        dv = np.zeros(self.size)  # as _sums.py has it
         for part in self._parts(tape.q, tape.k):
             u = self._u(tape.q[:, part], tape.k, p)  # again: to keep it would take the most memory
             e = d_e[:, part]
-            dv += e.reshape(-1) @ u.reshape(-1, self.size)
+            dv += sum_outer(e.reshape(-1, 1), u)[0]
             np.multiply(u, u, out=u)
             np.subtract(1, u, out=u)  # 1 - u^2; times e v it is da, of which v is left for the sums
             dq[:, part] = p["v"] * (e[:, :, np.newaxis] @ u)[:, :, 0]
             u *= e[..., np.newaxis]
             dk += p["v"] * u.sum(axis=1)
-        return dq, dk, {"bias": dq.sum(axis=(0, 1)), "v": dv}
+        bias = sum_over(dq.reshape(-1, self.size))
+        return dq, dk, {"bias": bias, "v": dv.astype(self.dtype)}
 
     def _u(self, q: Array, k: Array, p: Any) -> Array:
         """Return tanh(q + k + b) [B, t, S, A]."""
@@ -403,9 +415,3 @@ def _softmax(e: Array, outside: npt.NDArray[np.bool_] | None) -> Array:
     total = e.sum(axis=-1, keepdims=True)
     alpha: Array = np.divide(e, total, out=np.zeros_like(e), where=total != 0)
     return alpha
-
-
-def _outer(dy: Array, x: Array) -> Array:
-    """Return the sum over all positions of dy x^T."""
-    product: Array = dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
-    return product

@@ -15,6 +15,7 @@ from ._module import no_state
 from ._part import Part
 from ._positions import Integers, check_shape
 from ._registry import register
+from ._sums import sum_outer, sum_over
 
 PADDINGS = ("causal", "same")
 
@@ -134,8 +135,8 @@ class Conv1d(Part):
 
     def _read(self, x: Any) -> Array:
         array = super()._read(x)
-        if array.ndim not in (2, 3) or array.shape[-1] != self.inputs or len(array) == 0:
-            wanted = f"(T, B, {self.inputs}) or (T, {self.inputs}) with T > 0"
+        if array.ndim not in (2, 3) or array.shape[-1] != self.inputs:
+            wanted = f"(T, B, {self.inputs}) or (T, {self.inputs})"
             raise ValueError(f"x: expected {wanted}, got {array.shape}")
         return array
 
@@ -164,13 +165,13 @@ class Conv1d(Part):
         padded, shape, weight, lengths = kept
         steps = shape[0]
         rows = dy.reshape(-1, self.outputs)
-        d_weight = (rows.T @ self._windows(padded, steps)).reshape(weight.shape)
+        d_weight = sum_outer(rows, self._windows(padded, steps)).reshape(weight.shape)
         d_padded = np.zeros_like(padded)
         for k in range(self.width):
             d_padded[k : k + steps] += (rows @ weight[:, k]).reshape(shape)
         parameters: dict[str, Array] = {"weight": d_weight}
         if self.bias:
-            parameters["bias"] = rows.sum(axis=0)
+            parameters["bias"] = sum_over(rows)
         if dstate is not None:
             d_padded[self._last_index(shape, lengths)] += dstate
         dx = d_padded[self._before : self._before + steps]
@@ -188,6 +189,8 @@ class Conv1d(Part):
 
     def _windows(self, padded: Array, steps: int) -> Array:
         """Return the window of each position as a row: (T*B, K*I)."""
+        if steps == 0:  # no window fits into what is padded
+            return np.zeros((0, self.width * self.inputs), self.dtype)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.width, axis=0)
         windows = np.moveaxis(windows, -1, -2)  # (T, B, K, I)
         rows: Array = windows.reshape(-1, self.width * self.inputs)

@@ -83,11 +83,11 @@ class Dropout(Part):
                 self._seed, self._calls = checked[""]
 
     def _infer(self, x: Array, state: None, lengths: Any) -> tuple[Array, None]:
-        return x, None
+        return x.copy(), None
 
     def _forward(self, x: Array, state: None, lengths: Any) -> tuple[Array, None, Any]:
         if self.p == 0:
-            return x, None, None
+            return x.copy(), None, None
         with _layer._lock:  # two threads must not draw the same mask
             key = self._seed, self._calls
             self._calls += 1
@@ -102,4 +102,4 @@ class Dropout(Part):
         return mask
 
     def _backward(self, kept: Any, dy: Array, dstate: None) -> Gradients:
-        return Gradients(dy if kept is None else kept * dy, None, {})
+        return Gradients(dy.copy() if kept is None else kept * dy, None, {})

@@ -60,6 +60,8 @@ class Embedding(Part):
     array([1., 1., 2., 0.], dtype=float32)
     """
 
+    _feature_axes = 0
+
     def __init__(
         self,
         symbols: int,
@@ -82,8 +84,6 @@ class Embedding(Part):
         """The size of the vectors."""
         return self._size
 
-    _feature_axes = 0
-
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.symbols, self.size)}
 
@@ -102,12 +102,13 @@ class Embedding(Part):
         return self.parameters["weight"][x], None, x
 
     def _backward(self, kept: npt.NDArray[Any], dy: Array, dstate: None) -> Gradients:
-        d_weight = np.zeros((self.symbols, self.size), self.dtype)
+        d_weight = np.zeros((self.symbols, self.size))  # as _sums.py has it
         rows, columns = dy.reshape(-1, self.size), np.arange(self.size)
         symbols = kept.reshape(-1, 1).astype(np.intp)
         # `add.at` is fast for numbers one by one, not for rows. It adds in the order of positions.
         step = max(CHUNK_ELEMENTS // self.size, 1)
         for part in (slice(start, start + step) for start in range(0, len(rows), step)):
             places = symbols[part] * self.size + columns
-            np.add.at(d_weight.reshape(-1), places.reshape(-1), rows[part].reshape(-1))
-        return Gradients(None, None, {"weight": d_weight})
+            values = rows[part].astype(d_weight.dtype)
+            np.add.at(d_weight.reshape(-1), places.reshape(-1), values.reshape(-1))
+        return Gradients(None, None, {"weight": d_weight.astype(self.dtype)})

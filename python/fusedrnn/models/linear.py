@@ -11,6 +11,7 @@ from .._network import Array
 from ..functional import Gradients
 from ._part import Part
 from ._registry import register
+from ._sums import sum_outer, sum_over
 
 
 @register
@@ -103,7 +104,7 @@ class Linear(Part):
     def _backward(self, kept: Any, dy: Array, dstate: None) -> Gradients:
         x, weight = kept
         rows = dy.reshape(-1, self.outputs)
-        parameters: dict[str, Array] = {"weight": rows.T @ x.reshape(-1, self.inputs)}
+        parameters = {"weight": sum_outer(dy, x)}
         if self.bias:
-            parameters["bias"] = rows.sum(axis=0)
+            parameters["bias"] = sum_over(rows)
         return Gradients((rows @ weight).reshape(x.shape), None, parameters)

@@ -13,6 +13,7 @@ from ..functional import Gradients
 from ._part import Part
 from ._positions import Integers, steps_inside
 from ._registry import register
+from ._sums import sum_over
 
 
 class _Pooling(Part):
@@ -30,8 +31,8 @@ class _Pooling(Part):
 
     def _read(self, x: Any) -> Array:
         array = super()._read(x)
-        if array.ndim not in (2, 3) or len(array) == 0:
-            raise ValueError(f"x: expected (T, B, H) or (T, H) with T > 0, got {array.shape}")
+        if array.ndim not in (2, 3):
+            raise ValueError(f"x: expected (T, B, H) or (T, H), got {array.shape}")
         return array
 
     def _forward(
@@ -42,10 +43,10 @@ class _Pooling(Part):
         return y.reshape(x.shape[1:]), None, (kept, x.shape)
 
     def _backward(self, kept: Any, dy: Array, dstate: None) -> Gradients:
-        kept, shape = kept
+        of_lengths, shape = kept
         dx = np.zeros(shape, dy.dtype)
         rows = np.atleast_2d(dy)  # (B, H)
-        self._spread(kept, rows, dx.reshape(shape[0], *rows.shape))
+        self._spread(of_lengths, rows, dx.reshape(shape[0], *rows.shape))
         return Gradients(dx, None, {})
 
 
@@ -108,7 +109,7 @@ class Mean(_Pooling):
     def _pool(self, x: Array, lengths: Integers) -> tuple[Array, Any]:
         inside = steps_inside(len(x), lengths)
         weights = (inside / np.maximum(lengths, 1)).astype(x.dtype)[..., np.newaxis]
-        return (weights * x).sum(axis=0), weights
+        return sum_over(weights * x), weights
 
     def _spread(self, kept: Any, dy: Array, dx: Array) -> None:
         np.multiply(kept, dy, out=dx, where=kept > 0)
