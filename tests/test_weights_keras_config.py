@@ -218,6 +218,24 @@ def test_as_many_directions_as_the_weights_have():
         from_keras("lstm", two, config=both(lambda cell, **_: both(as_layer, cell), "lstm"))
 
 
+def built_with_state(inputs=I):
+    """Return what Keras says of a layer that was called with a state: a decoder's."""
+    return {
+        "shapes_dict": {
+            "sequences_shape": [None, None, inputs],
+            "initial_state_shape": [[None, H], [None, H]],
+        }
+    }
+
+
+def test_layers_that_were_called_with_a_state():
+    built = built_with_state()
+    config = serialised("LSTM", layer_config("lstm"), build_config=built)
+    assert len(from_keras("lstm", layer_weights("lstm"), config=config)) == 4
+    config = both(as_layer, "lstm") | {"build_config": built}
+    assert len(from_keras("lstm", layer_weights("lstm", bidirectional=True), config=config)) == 8
+
+
 CLASSES = {
     "config: expected that of GRU, got 'LSTM'": as_layer("lstm"),
     "config: expected that of GRU, got 'CuDNNGRU'": serialised("CuDNNGRU", layer_config("gru")),
@@ -234,6 +252,15 @@ CLASSES = {
     ),
     "build_config.input_shape: expected 3 features, as in the weights, got [None, 7]": serialised(
         "GRU", layer_config("gru"), build_config={"input_shape": [None, 7]}
+    ),
+    "build_config.shapes_dict.sequences_shape: expected 3 features, as in the weights, got": (
+        serialised("GRU", layer_config("gru"), build_config=built_with_state(inputs=7))
+    ),
+    "build_config: expected entries that are known here, got shapes": serialised(
+        "GRU", layer_config("gru"), build_config={"shapes": [None, I]}
+    ),
+    "dtype: expected one of": layer_config(
+        "gru", dtype={"class_name": "DTypePolicy", "config": ["float32"]}
     ),
     "batch_input_shape: expected 3 features, as in the weights, got (None, None, 2)": (
         layer_config("gru", batch_input_shape=(None, None, 2))
@@ -261,10 +288,20 @@ def test_stacks_of_cells_are_refused(count):
 
 
 @pytest.mark.parametrize(
-    "config", ["GRU", [], serialised("GRU", None), serialised("RNN", {"cell": "GRUCell"})]
+    "config",
+    [
+        "GRU",
+        [],
+        serialised("GRU", None),
+        serialised("RNN", {"cell": "GRUCell"}),
+        serialised("GRU", layer_config("gru"), build_config=[1]),
+        serialised("GRU", layer_config("gru"), build_config={"shapes_dict": [1]}),
+    ],
 )
 def test_configurations_that_are_no_mappings(config):
-    with pytest.raises(TypeError, match=r"config: expected a mapping(?: in it)?, got "):
+    with pytest.raises(
+        TypeError, match=r"(config|shapes_dict): expected a mapping(?: in it)?, got "
+    ):
         from_keras("gru", layer_weights("gru"), config=config)
 
 

@@ -47,8 +47,9 @@ FREE_OF_LAYERS = {
 #: What tells that a configuration is one of a Bidirectional.
 OF_BIDIRECTIONAL = {"layer", "backward_layer", "merge_mode"}
 
-#: What must have one value: of layers and cells, by their class, and why.
+#: Why dropout must be 0.
 DROPOUT = "it acts in training alone, and none here is like it: with 0 the weights are taken"
+#: What must have one value: of layers and cells, by their class, and why.
 REQUIRED: Mapping[str, Mapping[str, tuple[Any, str]]] = {
     "LSTM": {"recurrent_activation": ("sigmoid", "other activations can't be represented")},
     "GRU": {
@@ -62,6 +63,8 @@ FREE_OF_CLASS = {"LSTM": {"unit_forget_bias"}, "GRU": set[str](), "SimpleRNN": s
 
 #: What says the number of inputs by its last element, or is it.
 SHAPES = {"input_shape", "batch_input_shape", "batch_shape"}
+#: The shapes of all that a layer was called with, of a state too: by name, the sequence's this.
+SHAPES_DICT, OF_SEQUENCE = "shapes_dict", "sequences_shape"
 
 #: The dtypes of weights and arithmetic, all of which are loaded as they are.
 DTYPES = {"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"}
@@ -99,9 +102,7 @@ def check_config(cell: str, config: Config, sizes: Sizes) -> None:
 def _check(cell: str, config: Any, sizes: Sizes, path: str, *, backwards: bool) -> int:
     """Check a layer or a wrapper of layers; return how many directions it has."""
     kind, entries = _opened(config, sizes, path)
-    if kind == "Bidirectional" or (
-        kind is None and {"layer", "backward_layer", "merge_mode"} & set(entries)
-    ):
+    if kind == "Bidirectional" or (kind is None and OF_BIDIRECTIONAL & set(entries)):
         return _check_bidirectional(cell, entries, sizes, path)
     layer = {"go_backwards": (backwards, "reverse the input of a layer here instead")}
     if kind == "RNN" or (kind is None and "cell" in entries):
@@ -117,7 +118,7 @@ def _check(cell: str, config: Any, sizes: Sizes, path: str, *, backwards: bool) 
 def _check_bidirectional(cell: str, entries: Config, sizes: Sizes, path: str) -> int:
     merge = {"merge_mode": ("concat", "the layers here join the outputs of both directions")}
     _check_entries(entries, sizes, path, merge, OF_BIDIRECTIONAL | FREE_OF_LAYERS)
-    for name in sorted({"layer", "backward_layer"} & set(entries)):
+    for name in sorted((OF_BIDIRECTIONAL - {"merge_mode"}) & set(entries)):
         inner = f"{path}{name}."
         if _check(cell, entries[name], sizes, inner, backwards=name == "backward_layer") != 1:
             raise ValueError(f"{inner}config: expected a layer of one direction, got two")
@@ -151,7 +152,7 @@ def _opened(config: Any, sizes: Sizes, path: str) -> tuple[str | None, Config]:
         raise TypeError(f"{path}config: expected a mapping, got {type(config).__name__}")
     if not {"class_name", "config"} & set(config):
         return None, config
-    _check_known(config, SERIALISED, path)
+    _check_known(config, SERIALISED, f"{path}config")
     kind, entries = config.get("class_name"), config.get("config")
     if not isinstance(entries, Mapping):
         raise TypeError(f"{path}config: expected a mapping in it, got {type(entries).__name__}")
@@ -160,10 +161,19 @@ def _opened(config: Any, sizes: Sizes, path: str) -> tuple[str | None, Config]:
         raise ValueError(
             f"{path}config: expected a class of Keras, got {kind!r} of {registered or module!r}"
         )
-    built = config.get("build_config") or {}
-    _check_known(built, SHAPES, f"{path}build_config.")
-    _check_inputs(built, sizes, f"{path}build_config.")
+    _check_build(config.get("build_config") or {}, sizes, f"{path}build_config")
     return kind, entries
+
+
+def _check_build(built: Any, sizes: Sizes, path: str) -> None:
+    """Raise an error unless a layer was built for as many inputs as the weights have."""
+    _check_known(built, SHAPES | {SHAPES_DICT}, path)
+    _check_inputs(built, sizes, f"{path}.")
+    shapes = built.get(SHAPES_DICT) or {}
+    if not isinstance(shapes, Mapping):
+        raise TypeError(f"{path}.{SHAPES_DICT}: expected a mapping, got {type(shapes).__name__}")
+    shape = {name: shapes[name] for name in (OF_SEQUENCE,) if name in shapes}
+    _check_inputs(shape, sizes, f"{path}.{SHAPES_DICT}.")
 
 
 def _required(cell: str) -> dict[str, tuple[Any, str]]:
@@ -192,7 +202,8 @@ def _check_entries(
     """Raise ValueError unless all entries are known and right."""
     for name, (wanted, reason) in required.items():
         _check_value(entries, path + name, wanted, reason)
-    _check_known(entries, {*required, "dtype", "input_dim", *SHAPES, *FREE, *free}, path)
+    known = {*required, "dtype", "input_dim", *SHAPES, *FREE, *free}
+    _check_known(entries, known, f"{path}config")
     _check_value(entries, f"{path}units", sizes.units, "as in the weights")
     has = "a bias" if sizes.bias else "no bias"
     _check_value(entries, f"{path}use_bias", sizes.bias, f"there is {has} among the weights")
@@ -202,11 +213,11 @@ def _check_entries(
 
 def _check_known(entries: Any, known: Set[str], path: str) -> None:
     if not isinstance(entries, Mapping):
-        raise TypeError(f"{path}config: expected a mapping, got {type(entries).__name__}")
+        raise TypeError(f"{path}: expected a mapping, got {type(entries).__name__}")
     unknown = sorted(str(name) for name in set(entries) - known)
     if unknown:
         raise ValueError(
-            f"{path}config: expected entries that are known here, got {', '.join(unknown)}: "
+            f"{path}: expected entries that are known here, got {', '.join(unknown)}: "
             "what changes no result may be left out"
         )
 
@@ -230,7 +241,7 @@ def _same(value: Any, wanted: Any) -> bool:
 
 def _check_inputs(entries: Config, sizes: Sizes, path: str) -> None:
     """Raise ValueError if a shape of the input has another number of features than the weights."""
-    for name in sorted((SHAPES | {"input_dim"}) & set(entries)):
+    for name in sorted((SHAPES | {OF_SEQUENCE, "input_dim"}) & set(entries)):
         shape = entries[name]
         last = shape[-1] if isinstance(shape, (list, tuple)) and shape else shape
         if last is not None and not _same(last, sizes.inputs):
@@ -244,6 +255,7 @@ def _check_dtype(dtype: Any, path: str) -> None:
     policy = dtype
     if isinstance(dtype, Mapping):
         plain = dtype.get("class_name") in ("DTypePolicy", "FloatDTypePolicy", "Policy")
-        policy = (dtype.get("config") or {}).get("name") if plain else dtype
+        inner = dtype.get("config") if plain else None
+        policy = inner.get("name") if isinstance(inner, Mapping) else dtype
     if policy is not None and not (isinstance(policy, str) and policy in DTYPES):
         raise ValueError(f"{path}dtype: expected one of {sorted(DTYPES)}, got {dtype!r}")
