@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import models
+from fusedrnn import models, reference
 
 
 class Refusing:
@@ -73,6 +73,34 @@ def test_indices_of_models():
             embedding(value)
         with pytest.raises(TypeError, match=f"^inputs: expected an array, {re.escape(text)}$"):
             models.Minibatches(value, X, 2)
+
+
+P = LAYER.parameters
+TAPE = reference.forward("gru", X, P)[2]
+REFERENCE = {
+    "x": lambda a: reference.forward("gru", a, P),
+    "state": lambda a: reference.infer("gru", X, P, a),
+    "weight_ih_l0": lambda a: reference.forward("gru", X, {**P, "weight_ih_l0": a}),
+    "lengths": lambda a: reference.forward("gru", X, P, lengths=a),
+    "dy": lambda a: reference.backward(TAPE, a),
+    "dstate": lambda a: reference.backward(TAPE, None, a),
+    "o": lambda a: reference.cross_entropy(a, [1]),
+    "targets": lambda a: reference.cross_entropy([[0.0, 1.0]], a),
+    "weights": lambda a: reference.squared_error([[0.0]], [[1.0]], weights=a),
+    "query": lambda a: reference.dot_product_score(a, [[1.0]]),
+    "memory": lambda a: reference.attention(None, X, a),
+    "bias": lambda a: reference.convolution([[[1.0]]], [[[1.0]]], a),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_reference(name):
+    for value, text in cases():
+        with pytest.raises(TypeError, match=rf"^{name}: expected an array, {re.escape(text)}$"):
+            REFERENCE[name](value)
+    for value, got in (([1j], "complex128"), (["1"], "<U1"), ([None], "object")):
+        with pytest.raises(TypeError, match=rf"^{name}: expected .*s, got {got}$"):
+            REFERENCE[name](value)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,17 @@ def any_array(value: Any, name: str) -> npt.NDArray[Any]:
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from None
 
 
+def float64_array(value: Any, name: str) -> npt.NDArray[np.float64]:
+    """Return `value` as an array of float64, the same where it is one, if it holds real numbers."""
+    array = any_array(value, name)
+    if array.dtype.kind not in "biufV":  # V: types that others have added, such as bfloat16
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    try:
+        return array.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}: {error}") from None
+
+
 def float_dtype(value: npt.DTypeLike, name: str) -> np.dtype[Any]:
     """Return the dtype float32 or float64, in this machine's byte order."""
     message = f"{name}: expected 'float32' or 'float64', got {value!r}"

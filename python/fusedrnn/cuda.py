@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import _device
+from ._arguments import any_array
 
 if TYPE_CHECKING:
     from ._cuda import DeviceArray as DeviceArray
@@ -146,7 +147,9 @@ def asarray(array: Any, dtype: str | None = None) -> DeviceArray:
     if dtype is not None and not isinstance(dtype, str):
         raise TypeError(f"dtype: expected a str, got {type(dtype).__name__}")
     if not _device.on_gpu(array):
-        copy: DeviceArray = kind.from_numpy(array, dtype, _device.chosen_stream.get())
+        copy: DeviceArray = kind.from_numpy(
+            any_array(array, "array"), dtype, _device.chosen_stream.get()
+        )
         return copy
     with _device.scope(array):
         view: DeviceArray = kind.view(array, "array", _device.current_stream(array))

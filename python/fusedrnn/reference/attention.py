@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from .._arguments import any_array, float64_array
 from .cell import Array
 
 Score = Callable[[Array, Array], float]
@@ -32,7 +33,7 @@ def dot_product_score(query: npt.ArrayLike, key: npt.ArrayLike) -> Score:
     >>> dot_product_score([[2.0]], [[3.0]])([5.0], [7.0])
     210.0
     """
-    w_q, w_k = np.asarray(query, dtype=np.float64), np.asarray(key, dtype=np.float64)
+    w_q, w_k = float64_array(query, "query"), float64_array(key, "key")
     return lambda h, m: float((w_q @ h) @ (w_k @ m)) / float(np.sqrt(len(w_q)))
 
 
@@ -46,7 +47,8 @@ def additive_score(
     >>> additive_score([[1.0]], [[1.0]], [-3.0], [2.0])([1.0], [2.0])
     0.0
     """
-    w_q, w_k, b, v_ = (np.asarray(a, dtype=np.float64) for a in (query, key, bias, v))
+    w_q, w_k = float64_array(query, "query"), float64_array(key, "key")
+    b, v_ = float64_array(bias, "bias"), float64_array(v, "v")
     return lambda h, m: float(v_ @ np.tanh(w_q @ h + w_k @ m + b))
 
 
@@ -79,8 +81,8 @@ def attention(
     >>> context.ravel(), alpha.ravel()
     (array([2.]), array([0.5, 0.5]))
     """
-    h, m = np.asarray(query, dtype=np.float64), np.asarray(memory, dtype=np.float64)
-    ends = np.full(m.shape[1], len(m)) if lengths is None else np.asarray(lengths)
+    h, m = float64_array(query, "query"), float64_array(memory, "memory")
+    ends = np.full(m.shape[1], len(m)) if lengths is None else any_array(lengths, "lengths")
     context = np.zeros((*h.shape[:2], m.shape[2]))
     alpha = np.zeros((*h.shape[:2], len(m)))
     for t, b in np.ndindex(h.shape[:2]):

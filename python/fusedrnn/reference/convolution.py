@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .._arguments import any_array, float64_array
 from .cell import Array
 
 
@@ -48,12 +49,13 @@ def convolution(
     >>> convolution([[[1.0]], [[4.0]]], [[[-1.0], [1.0]]], [0.0]).ravel()
     array([1., 3.])
     """
-    x, weight, bias = (np.asarray(a, dtype=np.float64) for a in (x, weight, bias))
+    x, weight = float64_array(x, "x"), float64_array(weight, "weight")
+    bias = float64_array(bias, "bias")
     steps, batch, inputs = x.shape
     outputs, width, _ = weight.shape
     p = width - 1 if padding == "causal" else (width - 1) // 2
-    ends = np.full(batch, steps) if lengths is None else np.asarray(lengths)
-    before = np.zeros((p, batch, inputs)) if state is None else np.asarray(state)
+    ends = np.full(batch, steps) if lengths is None else any_array(lengths, "lengths")
+    before = np.zeros((p, batch, inputs)) if state is None else float64_array(state, "state")
     y = np.zeros((steps, batch, outputs))
     for b in range(batch):
         for t in range(ends[b]):

@@ -40,6 +40,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .._arguments import any_array, float64_array
 from .cell import Array
 
 
@@ -66,10 +67,10 @@ def linear(y: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike | None) 
     >>> linear([[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0], [0.0, 0.0]], [0.5, 0.0, -1.0])
     array([[11.5, 17. , -1. ]])
     """
-    y, V = _floats(y), _floats(weight)
+    y, V = float64_array(y, "y"), float64_array(weight, "weight")
     if V.ndim != 2:
         raise ValueError(f"weight: expected (K, H), got {V.shape}")
-    c = np.zeros(len(V)) if bias is None else _floats(bias)
+    c = np.zeros(len(V)) if bias is None else float64_array(bias, "bias")
     if c.shape != V.shape[:1]:
         raise ValueError(f"bias: expected {V.shape[:1]}, got {c.shape}")
     if y.shape[-1:] != V.shape[1:]:
@@ -99,7 +100,7 @@ def log_softmax(o: npt.ArrayLike) -> Array:
     >>> np.exp(log_softmax([1000.0, 1000.0]))
     array([0.5, 0.5])
     """
-    o = _floats(o)
+    o = float64_array(o, "o")
     shifted = o - o.max(axis=-1, keepdims=True)
     log_p: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return log_p
@@ -157,7 +158,7 @@ def cross_entropy(
     array([[ 0.5, -0.5],
            [ 0. ,  0. ]])
     """
-    o, t = _floats(o), np.asarray(targets)
+    o, t = float64_array(o, "o"), any_array(targets, "targets")
     if t.dtype.kind not in "iu":
         raise TypeError(f"targets: expected integers, got {t.dtype}")
     if o.ndim == 0 or o.shape[:-1] != t.shape:
@@ -214,7 +215,7 @@ def squared_error(
     (3.0, 2.0, array([[ 1.,  2.],
            [ 0., -1.]]))
     """
-    o, t = _floats(o), _floats(targets)
+    o, t = float64_array(o, "o"), float64_array(targets, "targets")
     if o.ndim == 0 or o.shape != t.shape:
         raise ValueError(f"targets: expected shape {o.shape}, got {t.shape}")
     w = position_weights(t.shape[:-1], weights, lengths)
@@ -345,7 +346,7 @@ def linear_backward(
     (array([[6.],
            [0.]]), array([[15.]]), array([3.]))
     """
-    y, V = _floats(y), _floats(weight)
+    y, V = float64_array(y, "y"), float64_array(weight, "weight")
     at = (d_o != 0).any(axis=-1)  # NaN != 0: a NaN stays a NaN
     d_y = np.zeros(y.shape)
     d_y[at] = d_o[at] @ V
@@ -389,7 +390,7 @@ def position_weights(
            [1., 0.],
            [0., 0.]])
     """
-    w = np.ones(shape) if weights is None else _floats(weights)
+    w = np.ones(shape) if weights is None else float64_array(weights, "weights")
     if w.shape != shape:
         raise ValueError(f"weights: expected shape {shape}, got {w.shape}")
     if counted is not None:
@@ -406,7 +407,7 @@ def _inside(shape: tuple[int, ...], lengths: npt.ArrayLike) -> npt.NDArray[np.bo
     """Return where t < lengths, [T, B]."""
     if len(shape) != 2:
         raise ValueError(f"lengths: expected None unless the positions are (T, B), got {shape}")
-    n = np.asarray(lengths)
+    n = any_array(lengths, "lengths")
     if n.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {n.dtype}")
     if n.shape != shape[1:]:
@@ -425,7 +426,3 @@ def _reduce(loss: float, count: float, d_o: Array, reduction: str) -> tuple[floa
     if reduction == "mean" and count > 0:
         return loss / count, count, d_o / count
     return loss, count, d_o
-
-
-def _floats(array: npt.ArrayLike) -> Array:
-    return np.asarray(array, dtype=np.float64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._arguments import float64_array
 from .cell import NO_PROJECTION, Array, Cell, Weights
 from .registry import find_cell
 
@@ -159,7 +160,7 @@ def read_parameters(cell: str, parameters: Mapping[str, npt.ArrayLike]) -> Netwo
     >>> network.input_size, network.hidden_size, len(network.layers), network.directions
     (2, 5, 3, 1)
     """
-    arrays = {name: np.array(array, dtype=np.float64) for name, array in parameters.items()}
+    arrays = {name: float64_array(array, name).copy() for name, array in parameters.items()}
     projection = find_cell(cell).projects and "weight_hr_l0" in arrays
     for name in ("weight_ih_l0", "weight_hh_l0", *(["weight_hr_l0"] if projection else [])):
         if name not in arrays:

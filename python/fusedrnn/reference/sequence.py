@@ -28,6 +28,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .._arguments import any_array, float64_array
 from .cell import Array, Arrays, Cell, Weights
 from .dropout import check_dropout, dropout_mask
 from .parameters import Network, parameter_kinds, parameter_name, read_parameters
@@ -338,7 +339,7 @@ def _run_backward(
 
 def _read_x(x: npt.ArrayLike, network: Network, batch_first: bool) -> tuple[Array, Layout]:
     """Return a copy of x as [T, B, I], and how the caller's lies."""
-    a = np.array(x, dtype=np.float64)
+    a = float64_array(x, "x").copy()
     if a.ndim not in (2, 3):
         raise ValueError(f"x: expected 2 or 3 dimensions, got {a.ndim}")
     if a.shape[-1] != network.input_size:
@@ -351,7 +352,7 @@ def _read(name: str, value: npt.ArrayLike | None, shape: tuple[int, ...]) -> Arr
     """Return a copy of an array of that shape; None is zero."""
     if value is None:
         return np.zeros(shape)
-    array = np.array(value, dtype=np.float64)
+    array = float64_array(value, name).copy()
     if array.shape != shape:
         raise ValueError(f"{name}: expected {shape}, got {array.shape}")
     return array
@@ -376,7 +377,7 @@ def _read_lengths(lengths: npt.ArrayLike | None, steps: int, batch: int, layout:
     """Return a copy of the lengths as [B]; None is T for every sequence."""
     if lengths is None:
         return np.full(batch, steps)
-    array = np.asarray(lengths)
+    array = any_array(lengths, "lengths")
     if array.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {array.dtype}")
     shape = layout.lengths_shape(batch)

@@ -290,6 +290,9 @@ def test_asarray(p):
     with rejects(ValueError, message):
         cuda.asarray(p.x, "float16")
     assert cuda.asarray(p.x, "float32").numpy().tolist() == p.x.numpy().tolist()
+    message = "array: expected an array, got MaskedArray, whose mask has no meaning here"
+    with rejects(TypeError, message):
+        cuda.asarray(np.ma.array([1.0, 2.0], mask=[False, True]), "float32")
 
 
 def test_too_large_for_the_memory(p):
