@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/long_sums.h"
+#include "cpu/long_sums_levels.h"
 #include "forward_pass.h"
 
 namespace fusedrnn {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "cpu/dispatch.h"
-#include "cpu/long_sums.h"
+#include "cpu/long_sums_levels.h"
 #include "cpu/memory.h"
 #include "cpu/partition.h"
 

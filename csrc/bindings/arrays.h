@@ -154,14 +154,17 @@ auto name_memory_errors(Name name, const F& f) {
   }
 }
 
-// What NumPy makes of an object: numpy.function(object). TypeError where it can't, with its reason.
+// What NumPy makes of an object: numpy.function(object). Where it can't, its reason: ValueError for
+// lists of different lengths, else TypeError.
 inline py::array read_by_numpy(const char* function, py::handle object, Name name,
                                const char* expected) {
   try {
     return py::module_::import("numpy").attr(function)(object);
   } catch (py::error_already_set& error) {
     if (error.matches(PyExc_MemoryError) || !error.matches(PyExc_Exception)) throw;
-    wrong_type(name, expected, type_name(object) + ": " + std::string(py::str(error.value())));
+    const std::string reason = py::str(error.value());
+    if (error.matches(PyExc_ValueError)) throw py::value_error(name.text() + ": " + reason);
+    wrong_type(name, expected, type_name(object) + ": " + reason);
   }
 }
 

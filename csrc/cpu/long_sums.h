@@ -14,16 +14,9 @@
 #include <limits>
 
 #include "gemm.h"
+#include "long_sums_levels.h"
 
 namespace fusedrnn {
-
-inline constexpr Index block_rows = 64, term_rows = 16 * block_rows;
-inline constexpr Index plain_terms = 16;
-
-// The terms that so many chunks of so many rows give.
-FUSEDRNN_INLINE Index terms_of(Index chunks, Index rows) {
-  return chunks * ((rows + term_rows - 1) / term_rows);
-}
 
 // A sum of terms, and what its additions have rounded off: null where there are few terms.
 template <class T>

@@ -504,8 +504,11 @@ void hear_library() {
 int num_threads() {
   const auto library = library_threads.load(std::memory_order_relaxed);
   if (library == nullptr) return own_num_threads();
+  int said = library_said.load(std::memory_order_relaxed);
   const int theirs = library();
-  if (theirs == library_said.load(std::memory_order_relaxed)) return own_num_threads();
+  if (theirs == said) return own_num_threads();
+  // From now on it is theirs, unless another thread has set ours in the meantime.
+  if (said != 0) library_said.compare_exchange_strong(said, 0, std::memory_order_relaxed);
   return std::clamp(theirs, 1, kMaxThreads);
 }
 

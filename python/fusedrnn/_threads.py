@@ -13,8 +13,8 @@ def get_num_threads() -> int:
 
     At first this is the environment variable ``FUSEDRNN_NUM_THREADS``, else ``OMP_NUM_THREADS``,
     else the number of CPUs that this process may run on. With `fusedrnn.torch` it is the number of
-    `torch.set_num_threads`, until `set_num_threads` says another, and again torch's once that
-    changes.
+    `torch.set_num_threads`, until `set_num_threads` says another, and again torch's once a call
+    finds that changed.
 
     Returns
     -------

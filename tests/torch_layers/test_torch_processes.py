@@ -177,8 +177,9 @@ def test_the_number_of_threads_follows_torchs():
         thread.join()
         fusedrnn.set_num_threads(2)  # the last word holds
         print(numbers())
-        torch.set_num_threads(1)
-        print(numbers())
+        for number in (1, 4):  # back to what it was
+            torch.set_num_threads(number)
+            print(numbers())
         print(flush=True, end="")
         child = os.fork()
         if child == 0:
@@ -195,6 +196,7 @@ def test_the_number_of_threads_follows_torchs():
         (4, 4, 4),
         (2, 2, 4),
         (1, 1, 1),
+        (4, 4, 4),
         (2, 2, 2, "own"),
     ]
 
