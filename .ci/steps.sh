@@ -1,7 +1,7 @@
 # What .ci/run and .ci/deep are made of: a clean clone of HEAD in a temporary folder, and steps that
 # each check one thing there. Both source this file, which prepares and checks nothing by itself.
 #
-# Needs Python 3.11+, g++, and Debian's packages below, which it installs where it may.
+# Needs Python 3.11+ with its headers, g++, and Debian's packages below, which it installs where it may.
 set -euo pipefail
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 export PYTEST_ADDOPTS=--durations=30
@@ -13,7 +13,9 @@ root=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
 commit=$(git -C "$root" rev-parse HEAD)
 work=$(mktemp -d)
 current=start
+verdict=  # none yet
 times=()  # of the steps
+declare -A running=()  # what goes on in the background: process groups, and their names
 
 # What was compiled before comes from the cache, whatever this clone's folder is called. (The name of
 # the compiler counts: scikit-build-core says g++, CMake c++.)
@@ -24,16 +26,27 @@ export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
 # The end, however it comes: the commit, whether all holds or which step failed, and how long each took.
 # In the file `record` too, where the script has set it.
 finish() {
-  local status=$? verdict=green
-  [ $status = 0 ] || verdict="FAILED: $current"
-  printf '%s\n' "$commit $verdict" "${times[@]}" "$(printf '%5d s  in all' $SECONDS)" \
-    >"$work/verdict"
+  end_running
+  printf '%s\n' "$commit ${verdict:-"FAILED: $current"}" "${times[@]}" \
+    "$(printf '%5d s  in all' $SECONDS)" >"$work/verdict"
   printf '\n'
   cat "$work/verdict"
   [ -z "${record:-}" ] || { mkdir -p "$(dirname "$record")" && cp "$work/verdict" "$record"; }
   rm -rf "$work"
 }
 trap finish EXIT
+trap 'exit 130' INT TERM HUP  # else the status at the end would be that of the command before
+
+# The last command of a script: every step has passed.
+all_is_fine() {
+  verdict="green$([ "$nvcc" ] || echo ', without the CUDA side: no nvcc')"
+}
+
+end_running() {
+  local group
+  for group in "${!running[@]}"; do kill -- "-$group" 2>/dev/null || true; done
+  running=()
+}
 
 # step NAME COMMAND...: the first command that fails, also within a function, ends the script.
 # (So no step stands in a condition: `if` and `||` would switch that off.)
@@ -47,19 +60,22 @@ step() {
 }
 
 # side_by_side FUNCTION...: all at once, since much of this is work of one thread. Each one's output
-# is printed whole; the first that fails ends the others.
+# is printed whole when it ends; the first that fails ends the others, with all that they started.
 side_by_side() {
-  local pids=() i status
-  for i in "$@"; do
-    (trap - EXIT; SECONDS=0; "$i"; echo "$SECONDS s") >"$work/$i.log" 2>&1 &
-    pids+=($!)
+  local name group status
+  set -m  # a process group for each
+  for name in "$@"; do
+    (trap - EXIT INT TERM HUP; SECONDS=0; "$name"; echo "$SECONDS s") >"$work/$name.log" 2>&1 &
+    running[$!]=$name
   done
-  for i in "${!pids[@]}"; do
+  set +m
+  while [ ${#running[@]} -gt 0 ]; do
     status=0
-    wait "${pids[i]}" || status=$?
-    printf -- '-- %s\n' "${@:i+1:1}"
-    cat "$work/${*:i+1:1}.log"
-    [ $status = 0 ] || { kill "${pids[@]}" 2>/dev/null || true; return $status; }
+    wait -n -p group "${!running[@]}" || status=$?
+    printf -- '-- %s\n' "${running[$group]}"
+    cat "$work/${running[$group]}.log"
+    unset "running[$group]"
+    [ $status = 0 ] || { end_running; return $status; }
   done
 }
 
@@ -134,8 +150,9 @@ extra_tests() {
 
 # other_isas ARGUMENT...: tests on each ISA but the best one here, which the others have.
 other_isas() {
-  local isa
-  for isa in $(.venv/bin/python -c "import fusedrnn as f; print(*f.info()['isa_available'][:-1])"); do
+  local isa isas
+  isas=$(.venv/bin/python -c "import fusedrnn as f; print(*f.info()['isa_available'][:-1])")
+  for isa in $isas; do
     echo "FUSEDRNN_ISA=$isa"
     FUSEDRNN_ISA=$isa tests "$@"
   done

@@ -110,9 +110,9 @@ def plan(options: argparse.Namespace, peers: Sequence[str]) -> dict[cases.Case, 
 def run(options: argparse.Namespace, command: str) -> Run:
     """Measure everything."""
     peers = available(options.peers)
-    time = Budget(options.seconds)
+    budget = Budget(options.seconds)
     wanted = plan(options, peers)
-    planned = time.spread(wanted)
+    planned = budget.spread(wanted)
     if not planned:
         raise SystemExit("bench: there are no such cases")
     in_grid = {*cases.grid(options.cell, options.dtype), *cases.quick(options.cell, options.dtype)}
@@ -125,13 +125,13 @@ def run(options: argparse.Namespace, command: str) -> Run:
     progress = Progress(total)
     roofs: dict[int, dict[str, Any]] = {}
     found: list[Result] = []
-    effort = time.effort(QUICK if options.quick else FULL, len(planned) * len(options.threads))
+    effort = budget.effort(QUICK if options.quick else FULL, len(planned) * len(options.threads))
     for k, threads in enumerate(options.threads):
         roofs[threads] = limits.roofs(options.dtype, threads)
-        share = time.left(len(options.threads) - k)
+        share = budget.left(len(options.threads) - k)
         collect(planned, threads, effort, progress, found, share)
     found = [
-        r if time.over else with_memory(r, memory_cases, options.threads[0], progress)
+        r if budget.over else with_memory(r, memory_cases, options.threads[0], progress)
         for r in found
     ]
     progress.close()

@@ -73,32 +73,32 @@ def run(options: argparse.Namespace, command: str) -> Run:
     if cuda.emulated() and not options.quick:
         raise SystemExit("bench: the GPU is emulated: only --quick runs there, and times nothing")
     peers = [] if options.no_peers else [PEER]
-    time = Budget(options.seconds)
+    budget = Budget(options.seconds)
     wanted = plan(options, peers)
-    planned = time.spread(wanted)
+    planned = budget.spread(wanted)
     if not planned:
         raise SystemExit("bench: there are no such cases")
     if peers and isinstance(missing := cuda.torch_on_gpu(), str):
         print(f"{PEER}: skipped, {missing}", file=sys.stderr)
     where = {**machine.describe(), "gpu": cuda.describe()}
     progress = Progress(len(planned))
-    effort = time.effort(QUICK if options.quick else GPU, len(planned))
-    found = measured(planned, effort, progress, time)
+    effort = budget.effort(QUICK if options.quick else GPU, len(planned))
+    found = measured(planned, effort, progress, budget)
     progress.close()
     return run_of(command, where, peers, {}, in_order(found, wanted))
 
 
 def measured(
-    planned: dict[cases.Case, list[str]], effort: Effort, progress: Progress, time: Budget
+    planned: dict[cases.Case, list[str]], effort: Effort, progress: Progress, budget: Budget
 ) -> list[Result]:
     """Measure all cases in time. One that takes its process with it is wrong; the others go on.
 
     After a fault in a kernel no call of CUDA's works any more in the process that it was in.
     """
     found: list[Result] = []
-    while (rest := dict(list(planned.items())[len(found) :])) and not time.over:
+    while (rest := dict(list(planned.items())[len(found) :])) and not budget.over:
         try:
-            collect(rest, 1, effort, progress, found, time.left())
+            collect(rest, 1, effort, progress, found, budget.left())
         except SystemExit as error:
             case = list(planned)[len(found)]
             found.append(Result(case, 1, 0.0, 0.0, {}, 0.0, {}, {}, {OURS: str(error)}, None))

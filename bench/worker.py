@@ -77,8 +77,9 @@ def ended_after(
     """End a process after so many seconds, and say so; or where the block fails."""
 
     def end() -> None:
-        late.set()
-        process.kill()
+        if process.poll() is None:  # it hasn't ended by itself
+            late.set()
+            process.kill()
 
     timer = threading.Timer(max(0, seconds or 0), end)
     timer.daemon = True

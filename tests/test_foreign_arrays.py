@@ -122,7 +122,7 @@ def test_lengths_are_integers(lengths, got):
 
 def test_lists_of_different_lengths():
     for call in (LAYER, models.Conv1d(3, 2, 2, seed=0)):
-        with pytest.raises(ValueError, match="^lengths: setting an array element with a sequence"):
+        with pytest.raises(ValueError, match=r"^lengths: setting an array element with a sequence"):
             call(X, lengths=[[1], [1, 2]])
 
 
