@@ -81,8 +81,8 @@ def restored_class(module: Any) -> type[Any] | None:
 def change_class(module: Any, kind: type[Any]) -> None:
     """Give the module another class, under the one that torch made for its parametrizations."""
     if is_parametrized(module):
-        own = type(module)
-        members = {n: v for n, v in vars(own).items() if n not in ("__dict__", "__weakref__")}
+        own, others = type(module), ("__dict__", "__weakref__", "_finds_as_torch")
+        members = {n: v for n, v in vars(own).items() if n not in others}
         kind = type(f"Parametrized{kind.__name__}", (kind, *own.__bases__[1:]), members)
     object.__setattr__(module, "__class__", kind)
 

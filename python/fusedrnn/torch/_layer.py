@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -43,6 +45,9 @@ class RecurrentLayer:
     #: What `restore` makes of this very class, not of others derived from it.
     restored_class: type[torch.nn.RNNBase]
 
+    #: The class itself, once it is known to find its parameters as torch's classes do.
+    _finds_as_torch: type[Any] | None = None
+
     # Of torch.nn.RNNBase.
     mode: str
     input_size: int
@@ -57,6 +62,8 @@ class RecurrentLayer:
     _flat_weights_names: list[str]
     _flat_weights: list[Any]
     _parameters: dict[str, Any]
+    _update_flat_weights: Callable[[], None]
+    _weights_have_changed: Callable[[], bool]
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
         """Run the layer, as torch's does, or over sequences of some lengths.
@@ -139,19 +146,25 @@ class RecurrentLayer:
         )
 
     def _weights(self) -> Sequence[Any]:
-        """Return the parameters that this call uses, as torch's layer finds them."""
-        parameters = self._parameters
-        try:
-            weights = [parameters[name] for name in self._flat_weights_names]
-            if PLAIN.issuperset(map(type, weights)):
-                return weights
-        except KeyError:
-            pass
-        # Parametrized, or deleted and set as attributes.
-        self._update_flat_weights()  # type: ignore[attr-defined]
+        """Return the parameters that this call uses: those that torch's layer would."""
+        weights, parameters, kind = self._flat_weights, self._parameters, type(self)
+        if (
+            all(map(is_, weights, map(parameters.get, self._flat_weights_names)))
+            and PLAIN.issuperset(map(type, weights))
+            and (kind._finds_as_torch is kind or _finds_as_torch(kind))
+        ):
+            return weights
+        # Parametrized, deleted and set as attributes, or replaced in the list itself.
+        self._update_flat_weights()
         weights = self._flat_weights
         check_tensors(weights)
         return weights
+
+    def _weights_to_trace(self) -> Sequence[Any]:
+        """Return the same, and change nothing of the layer: they may be a tracer's."""
+        if self._weights_have_changed():
+            return [getattr(self, name, None) for name in self._flat_weights_names]
+        return self._flat_weights
 
     def _states(self, hx: Any) -> Sequence[Any]:
         """Return the parts of a state, or None for each."""
@@ -253,7 +266,7 @@ class RecurrentLayer:
         """Return why the operators can't take a call, or None. Takes no look at values."""
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        weights = self._weights_to_trace()
         autocast = torch.is_autocast_enabled("cpu") and not _gpu.on_gpu(weights[0])
         if autocast and torch.get_autocast_dtype("cpu") != torch.bfloat16:
             return "autocast to another dtype than bfloat16"
@@ -282,7 +295,7 @@ class RecurrentLayer:
     def _by_operator(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
-        weights: Sequence[Any] = [getattr(self, name) for name in self._flat_weights_names]
+        weights = self._weights_to_trace()
         states: Sequence[Any] = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
         if packed_input:
             states = [permuted(part, input.sorted_indices) for part in states]
@@ -311,6 +324,24 @@ class RecurrentLayer:
         if single:
             y, last = y.squeeze(1), [part.squeeze(1) for part in last]
         return self._finish(input, y, last, casts)
+
+
+def _finds_as_torch(kind: Any) -> bool:
+    """Return whether parameters are what `_parameters` has under their names; keep that it is so.
+
+    A subclass may have its own way to find attributes, or attributes of these names.
+    """
+    found = (
+        kind.__getattr__ is torch.nn.Module.__getattr__
+        and kind.__getattribute__ is object.__getattribute__
+        and not any(map(_PARAMETER.match, dir(kind)))
+    )
+    if found:
+        kind._finds_as_torch = kind
+    return found
+
+
+_PARAMETER = re.compile("(weight|bias)_(ih|hh|hr)_l")
 
 
 def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
