@@ -18,7 +18,11 @@ __all__ = ["check_cell", "check_layer"]
 
 
 def check_layer(
-    layer: Any, shapes: Iterable[tuple[str, tuple[int, ...]]], input: Any, hx: Any
+    layer: Any,
+    shapes: Iterable[tuple[str, tuple[int, ...]]],
+    input: Any,
+    hx: Any,
+    lengths: Tensor | None,
 ) -> None:
     """Raise an error for a call of a layer that torch's path wouldn't refuse, and that is wrong.
 
@@ -29,6 +33,9 @@ def check_layer(
         The names and shapes that the layer's sizes ask of its parameters.
     input, hx
         As the layer was called.
+    lengths : Tensor or None
+        Right ones for the input: torch is to be given a packed one, whose states it leaves as they
+        are.
 
     Raises
     ------
@@ -46,6 +53,8 @@ def check_layer(
         _check_count(hx, "lstm")
     if isinstance(input, PackedSequence):
         _check_packed(layer, input, hx)
+    elif lengths is not None:
+        _check_padded(layer, input, hx)
 
 
 def check_cell(cell: Any, input: Any, hx: Any) -> None:
@@ -58,7 +67,7 @@ def check_cell(cell: Any, input: Any, hx: Any) -> None:
     shape = (cell.hidden_size,)
     for i, part in enumerate(states):
         # torch takes the first dimension of a batch for the units.
-        if input.dim() == 1 and part.dim() == 2 and part.shape[:1] == shape:
+        if input.dim() == 1 and _has_rank(part, 2) and part.shape[:1] == shape:
             raise RuntimeError(
                 f"hx[{i}]: expected {shape} [H] beside an input of one sequence, "
                 f"got {tuple(part.shape)}"
@@ -87,8 +96,31 @@ def _check_packed(layer: Any, packed: PackedSequence, hx: Any) -> None:
             if found is not None and sorted(found) != list(range(numbers[0])):
                 raise ValueError(f"{name}: expected 0 to {numbers[0] - 1} in any order")
     layer.check_input(data, sizes)
+    if layer.mode == "LSTM" and isinstance(hx, (tuple, list)):
+        if len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
+        if not all(isinstance(part, Tensor) for part in hx):
+            return  # torch says so
     if hx is not None:
         layer.check_forward_args(data, layer.permute_hidden(hx, order), sizes)
+
+
+def _check_padded(layer: Any, x: Tensor, hx: Any) -> None:
+    """Raise the error that torch's layer has for a padded input and its states."""
+    layer.check_input(x, None)
+    if hx is None:
+        return
+    if layer.mode == "LSTM":
+        if hx[0].dim() != 3 or hx[1].dim() != 3:
+            raise RuntimeError(
+                "For batched 3-D input, hx and cx should also be 3-D but got "
+                f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+    elif hx.dim() != 3:
+        raise RuntimeError(
+            f"For batched 3-D input, hx should also be 3-D but got {hx.dim()}-D tensor"
+        )
+    layer.check_forward_args(x, hx, None)
 
 
 def _check_batch_sizes(sizes: Sequence[int], rows: int) -> None:
@@ -97,6 +129,10 @@ def _check_batch_sizes(sizes: Sequence[int], rows: int) -> None:
             "batch_sizes: expected positive numbers, none larger than the one before, with the sum "
             f"{rows}, the rows of data; got {len(sizes)} with the sum {sum(sizes)}"
         )
+
+
+def _has_rank(value: Any, rank: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() == rank
 
 
 def _values(tensor: Tensor) -> Any:
