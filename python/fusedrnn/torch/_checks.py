@@ -101,8 +101,13 @@ def _check_packed(layer: Any, packed: PackedSequence, hx: Any) -> None:
             raise RuntimeError("lstm expects two hidden states")
         if not all(isinstance(part, Tensor) for part in hx):
             return  # torch says so
-    if hx is not None:
-        layer.check_forward_args(data, layer.permute_hidden(hx, order), sizes)
+    if hx is None:
+        return
+    hx = layer.permute_hidden(hx, order)
+    h = hx[0] if layer.mode == "LSTM" else hx
+    if numbers is None and isinstance(h, Tensor):  # then it says itself how many sequences it is of
+        numbers = [h.size(1) if h.dim() > 1 else 0]
+    layer.check_forward_args(data, hx, sizes if numbers is None else numbers)
 
 
 def _check_padded(layer: Any, x: Tensor, hx: Any) -> None:
@@ -136,7 +141,9 @@ def _has_rank(value: Any, rank: int) -> bool:
 
 
 def _values(tensor: Tensor) -> Any:
-    """Return what a tensor holds, or None where a mode or transform hides it."""
+    """Return what a tensor holds, or None where a mode, a transform or torch.compile hides it."""
+    if torch.compiler.is_compiling():
+        return None
     try:
         return tensor.tolist()
     except RuntimeError:

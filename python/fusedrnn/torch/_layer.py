@@ -118,8 +118,7 @@ class RecurrentLayer:
     # torch's own way
 
     def _by_torch(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
-        if not torch.compiler.is_compiling():
-            check_layer(self, self._network().shapes(), input, hx, lengths)
+        check_layer(self, self._network().shapes(), input, hx, lengths)
         if lengths is None or lengths.numel() == 0 or input.is_meta:  # where they change nothing
             return self.torch_class.forward(self, input, hx)
         states = self._states(hx)

@@ -114,8 +114,7 @@ class RecurrentCell:
         return low
 
     def _by_torch(self, input: Tensor, hx: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            check_cell(self, input, hx)
+        check_cell(self, input, hx)
         forward: Any = self.torch_class.forward
         return forward(self, input, hx)
 
