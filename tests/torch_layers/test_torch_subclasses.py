@@ -114,6 +114,23 @@ class Decorated(torch.nn.GRU):
         return super().forward(input, hx)
 
 
+class Roundabout(Slotted):
+    """Reaches torch's forward by a property, an inner function and a method of its base."""
+
+    @property
+    def runs(self):
+        parent = super()
+        return lambda *arguments: parent.forward(*arguments)
+
+    def forward(self, input, hx=None):
+        return self.runs(input, hx)
+
+
+class Calling(torch.nn.GRU):
+    def __call__(self, *arguments):
+        return super().__call__(*arguments)
+
+
 class Dropping(torch.nn.LSTM):
     """Runs on other weights than its parameters, as DropConnect does."""
 
@@ -165,6 +182,7 @@ CELLS = [StepTwice, Gated]
 OTHER_WEIGHTS = [Dropping, Looking, LookingCell, Overlaid]
 KINDS = [
     *(Forgetful, Doubled, Tripled, Mixed, Behind, Slotted, Abstract, Typed, Named, Decorated),
+    *(Roundabout, Calling),
     *CELLS,
 ]
 
@@ -176,7 +194,7 @@ def input_for(layer):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_subclass_is_accelerated_and_restored(kind):
     layer = kind(4, 6)
-    twin, x = copy.deepcopy(layer) if kind is not Slotted else layer, input_for(layer)
+    twin, x = copy.deepcopy(layer) if not isinstance(layer, Slotted) else layer, input_for(layer)
     wanted = step(twin, x, None)
     before = dict(vars(layer))
     report = accelerate(layer)
@@ -252,6 +270,40 @@ class SumOfMore(Sum):
         return super().forward(input) + 1
 
 
+class CallsItself(torch.nn.GRU):
+    def forward(self, input, hx=None):
+        return input, hx
+
+    def __call__(self, *arguments):
+        return super().__call__(*arguments)
+
+
+class TrainsItself(torch.nn.LSTM):
+    def forward(self, input):
+        super().train()
+        return self.hidden(input)
+
+    def hidden(self, input):
+        return input * self.hidden_size
+
+    def run(self, input):
+        super().eval()
+        return self.forward(input)
+
+
+class Unreached(torch.nn.GRU):
+    def forward(self, input):
+        return input * 2
+
+    def plain(self, input):
+        return super().forward(input)
+
+
+class NotCalled(torch.nn.GRU):
+    def __call__(self, input):
+        return input * 2
+
+
 class PastTorch(torch.nn.GRU):
     def forward(self, input):
         return torch.nn.GRU.forward(self, input)
@@ -283,6 +335,10 @@ class Final(torch.nn.GRU, metaclass=Refuses):
     [
         (Sum, "its own forward doesn't call super().forward()"),
         (SumOfMore, "its own forward doesn't call super().forward()"),
+        (CallsItself, "its own forward doesn't call super().forward()"),
+        (TrainsItself, "its own forward doesn't call super().forward()"),
+        (Unreached, "its own forward doesn't call super().forward()"),
+        (NotCalled, "its own __call__ doesn't call super().__call__()"),
         (PastTorch, "its own forward doesn't call super().forward()"),
         (Unchecked, "its own check_forward_args is a part of torch's forward"),
         (OwnStates, "it has a _states, as fusedrnn's layers have for themselves"),
