@@ -24,7 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ._layer import RecurrentLayer
 from ._switches import Unsupported
 from ._weights import check_tensors
-from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
+from .cells import PARAMETERS, GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .modules import GRU, LSTM, RNN
 
 __all__ = ["change_class", "class_for", "is_recurrent", "restored_class"]
@@ -65,7 +65,9 @@ def class_for(module: Any) -> type[Any]:
     if torch_class is None:
         raise Unsupported(f"{kind.__module__}.{kind.__qualname__} is a class of its own")
     _check_own(kind)
-    check_tensors(list(module.parameters()))
+    tensors = [tensor for tensor in _tensors_of(module) if tensor is not None]
+    if tensors:
+        check_tensors(tensors)
     if issubclass(kind, (RecurrentLayer, RecurrentCell)):
         return kind
     ours = ACCELERATED[torch_class]
@@ -88,6 +90,19 @@ def change_class(module: Any, kind: type[Any]) -> None:
         members = {n: v for n, v in vars(own).items() if n not in others}
         kind = type(f"Parametrized{kind.__name__}", (kind, *own.__bases__[1:]), members)
     object.__setattr__(module, "__class__", kind)
+
+
+def _tensors_of(module: Any) -> Iterator[Any]:
+    """Yield what torch's forward reads, or what a parametrization makes it of, where it is there.
+
+    (To parametrize may change buffers, as spectral_norm does.)
+    """
+    parametrized = module.parametrizations if is_parametrized(module) else {}
+    for name in getattr(module, "_flat_weights_names", PARAMETERS):
+        if name in parametrized:
+            yield from parametrized[name].parameters(recurse=False)
+        else:
+            yield getattr(module, name, None)
 
 
 def _plain_class(module: Any) -> type[Any]:
