@@ -80,10 +80,14 @@ def wrong_packings(dtype: torch.dtype) -> dict[str, PackedSequence]:
         "a long order": {"order": [0, 1, 2, 2], "inverse": [0, 1, 2]},
         "a short order": {"order": [0, 1], "inverse": [0, 1, 2]},
         "a negative order": {"order": [0, 1, -4], "inverse": [0, 1, 2]},
+        "an order of one sequence alone": {"order": [0, 0, 0], "inverse": [0, 1, 2]},
+        "an order of no dimension": {"order": 0, "inverse": [0, 1, 2]},
         "an order of reals": {"order": [0.0, 1.0, 2.0], "inverse": [0, 1, 2]},
         "an inverse beyond the batch": {"order": [0, 1, 2], "inverse": [0, 1, 99]},
         "a short inverse": {"order": [0, 1, 2], "inverse": [0, 1]},
         "a long inverse": {"order": [0, 1, 2], "inverse": [0, 1, 2, 0]},
+        "an inverse of one sequence alone": {"order": [1, 0, 2], "inverse": [0, 0, 2]},
+        "a negative inverse": {"order": [0, 1, 2], "inverse": [0, 1, -1]},
         "an inverse of two dimensions": {"order": [0, 1, 2], "inverse": [[0, 1, 2]]},
     }
     return {name: packed(**options, dtype=dtype) for name, options in cases.items()}
@@ -146,8 +150,8 @@ def layer_problems(dtype: torch.dtype) -> Iterator[Problem]:
                 continue  # an empty batch
             yield Problem(f"{name}: x of {shape}", layer, wrong_x)
         for which, wrong in wrong_packings(dtype).items():
-            state = None if "inverse" in which else states_of(layer, B, dtype)
-            yield Problem(f"{name}: {which}", layer, wrong, state)
+            for state in (None, states_of(layer, B, dtype)):
+                yield Problem(f"{name}: {which}", layer, wrong, state)
         for parameter, value in layer.named_parameters():
             for shape in wrong_shapes(tuple(value.shape)):
                 other = copy.copy(layer)

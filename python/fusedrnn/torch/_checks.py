@@ -6,15 +6,17 @@ and oneDNN takes shapes for granted: it reads past the ends of parameters and st
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["check_cell", "check_layer"]
+__all__ = ["check_cell", "check_indices", "check_layer", "undo_each_other"]
 
 
 def check_layer(
@@ -74,6 +76,36 @@ def check_cell(cell: Any, input: Any, hx: Any) -> None:
             )
 
 
+def check_indices(order: Tensor | None, inverse: Tensor | None, batch: int) -> None:
+    """Raise an error unless the indices of a PackedSequence are those of a batch in some order."""
+    for name, indices in (("sorted_indices", order), ("unsorted_indices", inverse)):
+        found = None if indices is None else _values(indices)
+        if indices is None or found is None:
+            continue
+        integers = indices.dtype in (torch.int64, torch.int32) and indices.dim() == 1
+        if not integers or sorted(found) != list(range(batch)):
+            raise ValueError(f"{name}: expected 0 to {batch - 1} in any order")
+
+
+def undo_each_other(order: Tensor | None, inverse: Tensor | None, batch: int) -> bool:
+    """Return whether indices on the CPU are right, or soon found to be wrong: negative ones.
+
+    That is so for those that torch makes. Where not, they may be right nevertheless.
+    """
+    if order is None or inverse is None:
+        return order is inverse
+    a, b = order.numpy(), inverse.numpy()
+    try:
+        return bool(a.shape == b.shape == (batch,) and a[b].tobytes() == _counted(batch))
+    except IndexError:
+        return False
+
+
+@functools.lru_cache(maxsize=64)
+def _counted(count: int) -> bytes:
+    return np.arange(count, dtype=np.int64).tobytes()
+
+
 def _check_count(hx: Any, name: str) -> None:
     """Raise torch's error where there are states that nobody would look at."""
     if isinstance(hx, (tuple, list)) and len(hx) > 2:
@@ -91,10 +123,7 @@ def _check_packed(layer: Any, packed: PackedSequence, hx: Any) -> None:
     numbers = _values(sizes)
     if numbers is not None:
         _check_batch_sizes(numbers, data.size(0))
-        for name, indices in (("sorted_indices", order), ("unsorted_indices", inverse)):
-            found = None if indices is None else _values(indices)
-            if found is not None and sorted(found) != list(range(numbers[0])):
-                raise ValueError(f"{name}: expected 0 to {numbers[0] - 1} in any order")
+        check_indices(order, inverse, numbers[0])
     layer.check_input(data, sizes)
     if layer.mode == "LSTM" and isinstance(hx, (tuple, list)):
         if len(hx) != 2:

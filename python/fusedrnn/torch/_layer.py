@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .._network import Network
 from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
-from ._checks import check_layer
+from ._checks import check_indices, check_layer, undo_each_other
 from ._differentiable import by_lengths
 from ._fallback import checked_lengths, decline, is_traced
 from ._switches import Unsupported
@@ -221,7 +221,11 @@ class RecurrentLayer:
             call = Call(network, batch_first, dropout, numbers, lengths, batch_sizes)
             y, *last = FusedRNN.apply(packed, call, x, *states, *weights)
         if batch_sizes is not None:
-            check_inverse(input.unsorted_indices, last[0])
+            inverse, batch = input.unsorted_indices, last[0].size(1)
+            if _gpu.on_gpu(y):  # a look at values would wait for it
+                check_inverse(inverse, last[0])
+            elif not undo_each_other(order, inverse, batch):
+                check_indices(order, inverse, batch)
         elif casts is None:  # as in most calls
             return y, (last[0] if len(last) == 1 else (last[0], last[1]))
         return self._finish(input, y, last, casts)
@@ -320,6 +324,8 @@ class RecurrentLayer:
             dropout,
         )
         last = last[: 2 if self.mode == "LSTM" else 1]
+        if packed_input and not torch.compiler.is_compiling():
+            check_indices(input.sorted_indices, input.unsorted_indices, last[0].size(1))
         if single:
             y, last = y.squeeze(1), [part.squeeze(1) for part in last]
         return self._finish(input, y, last, casts)
