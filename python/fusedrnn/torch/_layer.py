@@ -273,7 +273,7 @@ class RecurrentLayer:
         autocast = torch.is_autocast_enabled("cpu") and not _gpu.on_gpu(weights[0])
         if autocast and torch.get_autocast_dtype("cpu") != torch.bfloat16:
             return "autocast to another dtype than bfloat16"
-        parts = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        parts = [] if hx is None else list(self._states(hx))
         casts = autocast and not packed_input and self.mode == "LSTM"
         reason = obstacle_of(x, parts, weights, torch.bfloat16 if casts else None)
         if reason is not None:
@@ -288,7 +288,7 @@ class RecurrentLayer:
             return "hx isn't two tensors"
         leading = [self.num_layers * (2 if self.bidirectional else 1)]
         if packed_input:
-            leading.append(parts[0].size(1))
+            leading.extend(parts[0].shape[1:2])
         elif x.dim() == 3:
             leading.append(x.size(0 if self.batch_first else 1))
         widths = (self.proj_size or self.hidden_size, self.hidden_size)
@@ -299,7 +299,7 @@ class RecurrentLayer:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
         weights = self._weights_to_trace()
-        states: Sequence[Any] = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        states: Sequence[Any] = [] if hx is None else list(self._states(hx))
         if packed_input:
             states = [permuted(part, input.sorted_indices) for part in states]
         casts = self._casts(packed_input, x, states, weights[0])
@@ -386,6 +386,9 @@ def obstacle_of(
     """
     if torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export():
         return "torch.onnx.export"
+    for tensor in (x, *states, *weights):
+        if not isinstance(tensor, Tensor):
+            return f"a {type(tensor).__name__} in the place of a tensor"
     device, dtype = weights[0].device, weights[0].dtype
     if device.type not in ("cpu", "cuda"):
         return f"parameters on {device}, not on the CPU or a GPU"
