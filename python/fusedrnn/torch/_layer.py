@@ -16,7 +16,7 @@ from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
 from ._checks import check_indices, check_layer, undo_each_other
 from ._differentiable import by_lengths
-from ._fallback import checked_lengths, decline, is_traced
+from ._fallback import checked_lengths, decline, is_traced, unseen
 from ._switches import Unsupported
 from ._transforms import call_operator
 from ._weights import (
@@ -118,8 +118,8 @@ class RecurrentLayer:
     # torch's own way
 
     def _by_torch(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
-        check_layer(self, self._network().shapes(), input, hx, lengths)
-        if lengths is None or lengths.numel() == 0 or input.is_meta:  # where they change nothing
+        unseen(lambda: check_layer(self, self._network().shapes(), input, hx, lengths))
+        if lengths is None or unseen(lambda: change_nothing(lengths, input)):
             return self.torch_class.forward(self, input, hx)
         states = self._states(hx)
         y, last = by_lengths(
@@ -360,6 +360,11 @@ def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
     plain: torch.nn.Module = object.__new__(kind)
     plain.__dict__.update(module.__dict__)
     return plain
+
+
+def change_nothing(lengths: Tensor, x: Tensor) -> bool:
+    """Return whether results are the same for any lengths: there is no sequence, or no value."""
+    return bool(lengths.numel() == 0 or x.is_meta)
 
 
 def steps_of(x: Tensor, batch_first: bool) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
 from ._checks import check_cell
-from ._fallback import decline, is_traced
+from ._fallback import decline, is_traced, unseen
 from ._layer import check_states, lowered, needs_gradients, obstacle_of, scriptable
 from ._switches import Unsupported
 from ._transforms import call_operator
@@ -116,7 +116,7 @@ class RecurrentCell:
         return low
 
     def _by_torch(self, input: Tensor, hx: Any) -> Any:
-        check_cell(self, input, hx)
+        unseen(lambda: check_cell(self, input, hx))
         forward: Any = self.torch_class.forward
         return forward(self, input, hx)
 
