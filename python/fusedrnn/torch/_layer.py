@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
 
 from .._network import Network
@@ -363,8 +365,12 @@ def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
 
 
 def change_nothing(lengths: Tensor, x: Tensor) -> bool:
-    """Return whether results are the same for any lengths: there is no sequence, or no value."""
-    return bool(lengths.numel() == 0 or x.is_meta)
+    """Return whether results are the same for any lengths: there is no sequence, or no value.
+
+    (A fake tensor has none, but may stand for those of a graph that is being made.)
+    """
+    fake = type(x) is FakeTensor and get_proxy_mode() is None
+    return bool(lengths.numel() == 0 or x.is_meta or fake)
 
 
 def steps_of(x: Tensor, batch_first: bool) -> int:
