@@ -221,8 +221,9 @@ def test_lengths_where_values_are_hidden(kind):
     for given in (lengths[0], [11, 3, 0]):
         found = vmap(lambda x, given=given: call(x, given))(x)
         assert_near(tensors(found), stacked(lambda x: call(x, lengths[0]), x))
-    with pytest.raises((ValueError, RuntimeError)):
-        vmap(call)(x, lengths + 1)
+    for given, dims in ((lengths + 1, 0), (lengths[0] + 1, None)):
+        with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 11\]"):
+            vmap(call, in_dims=(0, dims))(x, given)
 
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx

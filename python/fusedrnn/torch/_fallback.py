@@ -101,8 +101,8 @@ def checked_lengths(lengths: Any, x: Any, batch_first: bool) -> Tensor:
     Parameters
     ----------
     lengths : Tensor or sequence of int
-        Their values are looked at where they can be: not those of a tensor within a transform, a
-        mode or torch.compile. The operators check them once they run.
+        Their values are looked at where they can be: not those of a tensor within a mode or
+        torch.compile. The operators check them once they run.
     x : Tensor
         The input, which must be batched.
     batch_first : bool
@@ -149,8 +149,17 @@ def _tensor_of_lengths(lengths: Tensor, x: Tensor, steps: int) -> tuple[Tensor, 
     if lengths.is_meta and x.is_meta:  # where all lengths have the same results
         return torch.full(lengths.shape, steps, dtype=torch.int64, device="cpu"), None
     tensor = lengths.detach().to("cpu", torch.int64)
-    hidden = torch.compiler.is_compiling() or modes_are_active() or type(tensor) is FakeTensor
-    return tensor, None if hidden else tensor.tolist()
+    return tensor, None if torch.compiler.is_compiling() else _values(tensor)
+
+
+def _values(tensor: Tensor) -> Any:
+    """Return what a tensor holds, of all examples within vmap; None where a mode hides it."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    if torch._C._len_torch_dispatch_stack() > 0 or type(tensor) is FakeTensor:
+        return None
+    return tensor.flatten().tolist()
 
 
 def _integers(lengths: Any) -> list[int]:
