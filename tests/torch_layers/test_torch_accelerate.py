@@ -189,6 +189,50 @@ def test_layers_with_weights_that_were_replaced():
         assert_near(tensors(ours(x)), tensors(theirs(x)))
 
 
+@pytest.mark.parametrize("kind", [fusedrnn.torch.LSTM, fusedrnn.torch.GRUCell])
+def test_layers_whose_weights_are_plain_tensors(kind):
+    """None of them is a parameter, and none is looked for where it was deleted."""
+    layer, x = kind.torch_class(4, 6), torch.randn(5, 4)
+    wanted = tensors(layer(x))
+    values = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    for name in values:
+        delattr(layer, name)
+    assert accelerate(layer, strict=True).swapped == ("",)
+    restore(layer)
+    for name, value in values.items():
+        setattr(layer, name, value)
+    assert accelerate(layer, strict=True).swapped == ("",)
+    assert_near(tensors(layer(x)), wanted)
+    restore(layer)
+    setattr(layer, name, value.bfloat16())
+    assert "parameters of torch.bfloat16" in accelerate(layer).left[""]
+
+
+class Scaled(torch.nn.GRU):
+    """Has a parameter that the kernels don't read."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.scale = torch.nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+
+def test_only_what_the_kernels_read_is_looked_at():
+    layer, x = Scaled(4, 6), torch.randn(5, 2, 4)
+    wanted = tensors(layer(x))
+    assert accelerate(layer, strict=True).swapped == ("",)
+    assert_near(tensors(layer(x)), wanted)
+    low = torch.nn.GRU(4, 6, dtype=torch.bfloat16)
+    parametrizations.weight_norm(low, "weight_ih_l0")
+    assert "parameters of torch.bfloat16" in accelerate(low).left[""]
+
+
+def test_accelerate_computes_no_parametrization():
+    layer = parametrizations.spectral_norm(torch.nn.GRU(4, 6), "weight_hh_l0")
+    before = {name: value.clone() for name, value in layer.named_buffers()}
+    assert accelerate(layer, strict=True).swapped == ("",)
+    assert before and all(torch.equal(v, before[n]) for n, v in layer.named_buffers())
+
+
 def test_errors():
     for function in (accelerate, restore):
         with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got list"):

@@ -17,7 +17,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import fusedrnn.torch
-from torch_problems import CELLS, LAYERS, assert_near, cut, states_of, step, tensors
+from torch_problems import CELLS, LAYERS, assert_near, cut, outcome, states_of, step, tensors
 
 pytestmark = [
     pytest.mark.usefixtures("strict"),
@@ -333,6 +333,44 @@ def test_export_with_lengths_and_state():
         assert_near(tensors(found), tensors(layer(x, (h, h), lengths=lengths)))
     with pytest.raises(ValueError, match="lengths"):
         program.module()(x, (h, h), lengths=torch.tensor([10, 0, 3, 1]))
+
+
+def wrong_calls(dtype):
+    """Calls whose shapes are wrong, and that torch's own path would take, or end in its midst."""
+
+    def zeros(*shape):
+        return torch.zeros(shape, dtype=dtype)
+
+    layer = fusedrnn.torch.LSTM(3, 4, proj_size=2, dtype=dtype)
+    x, narrow = zeros(5, 2, 3), (zeros(1, 2, 2), zeros(1, 2, 1))
+    packed = pack_sequence([x[:, 0], x[:2, 1]])
+    short = fusedrnn.torch.LSTM(64, 64, dtype=dtype)
+    short.bias_ih_l0 = torch.nn.Parameter(zeros(1))
+    return {
+        "packed, a narrow c": (layer, (packed, narrow), {}),
+        "packed, a c of two dimensions": (layer, (packed, (narrow[0], zeros(2, 4))), {}),
+        "packed, an h of one dimension": (layer, (packed, (zeros(2), zeros(2))), {}),
+        "one tensor for both states": (layer, (x, zeros(2, 1, 2, 2)), {}),
+        "lengths, a narrow c": (layer, (x, narrow), {"lengths": [5, 2]}),
+        "lengths, a state of one": (layer, (x, (zeros(1, 1, 2), narrow[1])), {"lengths": [5, 2]}),
+        "a short bias": (short, (zeros(5, 2, 64),), {}),
+        "a cell": (fusedrnn.torch.GRUCell(3, 4, dtype=dtype), (x[0, 0], zeros(4, 4)), {}),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", wrong_calls(torch.float32))
+def test_wrong_shapes_are_errors_as_without_compilation(name, dtype):
+    layer, arguments, options = wrong_calls(dtype)[name]
+    compiled = torch.compile(layer, backend="eager")
+    with fusedrnn.torch.strict(False):
+        wanted = outcome(lambda: layer(*arguments, **options))
+        assert issubclass(wanted[0], Exception)
+        found = outcome(lambda: compiled(*arguments, **options))
+    # Dynamo has a class of its own for errors of operators, such as ours. Of a packed sequence it
+    # can't know the batch, which stands further on in the text.
+    found, wanted = [(error, text[:24]) for error, text in (found, wanted)]
+    assert found == wanted or found[0] is torch._dynamo.exc.TorchRuntimeError
 
 
 def test_what_the_kernels_cannot_take_is_traced_by_torch():

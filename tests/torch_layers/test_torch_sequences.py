@@ -21,6 +21,7 @@ from torch_problems import (
     cut,
     kind_id,
     leaves,
+    outcome,
     states_of,
     step,
     tensors,
@@ -205,6 +206,22 @@ def test_errors_of_lengths(lengths, error, text):
     with pytest.raises(error) as caught:
         ours(x, lengths=lengths)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("kind", "options"), KINDS, ids=kind_id)
+def test_errors_of_states_beside_lengths_are_those_without(kind, options, dtype):
+    layer = kind(3, 4, **options, dtype=dtype)
+    x, right = torch.zeros(5, 2, 3, dtype=dtype), tensors(states_of(layer, 2, dtype))
+    for i, part in enumerate(right):
+        units = part.size(2)
+        shapes = [(1, 1, units), (1, 5, units), (3, 2, units), (1, 2, units + 1), (2, units)]
+        for shape in shapes:
+            parts = [*right[:i], torch.zeros(shape, dtype=dtype), *right[i + 1 :]]
+            hx = parts[0] if len(parts) == 1 else tuple(parts)
+            wanted = outcome(lambda hx=hx: layer(x, hx))
+            assert wanted[0] is RuntimeError
+            assert outcome(lambda hx=hx: layer(x, hx, lengths=[5, 2])) == wanted
 
 
 def test_errors_of_lengths_that_have_no_place():

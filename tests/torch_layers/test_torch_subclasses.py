@@ -6,6 +6,7 @@ import abc
 import copy
 import functools
 import io
+import itertools
 import pickle
 from typing import ClassVar, Generic, TypeVar
 
@@ -113,6 +114,61 @@ class Decorated(torch.nn.GRU):
         return super().forward(input, hx)
 
 
+class Roundabout(Slotted):
+    """Reaches torch's forward by a property, an inner function and a method of its base."""
+
+    @property
+    def runs(self):
+        parent = super()
+        return lambda *arguments: parent.forward(*arguments)
+
+    def forward(self, input, hx=None):
+        return self.runs(input, hx)
+
+
+class Calling(torch.nn.GRU):
+    def __call__(self, *arguments):
+        return super().__call__(*arguments)
+
+
+class Dropping(torch.nn.LSTM):
+    """Runs on other weights than its parameters, as DropConnect does."""
+
+    def forward(self, input, hx=None):
+        kept = self._flat_weights
+        named = zip(self._flat_weights_names, kept, strict=True)
+        self._flat_weights = [w / 2 if n.startswith("weight_hh") else w for n, w in named]
+        found = super().forward(input, hx)
+        self._flat_weights = kept
+        return found
+
+
+class Looks:
+    """A mixin that finds other weights than the parameters."""
+
+    def __getattr__(self, name):
+        found = super().__getattr__(name)
+        return found * 2 if name.startswith("weight_hh") else found
+
+
+class Looking(Looks, torch.nn.GRU):
+    pass
+
+
+class LookingCell(Looks, torch.nn.GRUCell):
+    pass
+
+
+class Overlaid(torch.nn.RNN):
+    """Has an attribute of its own under a parameter's name."""
+
+    @property
+    def weight_hh_l0(self):
+        if "weight_hh_l0" not in self._parameters:
+            raise AttributeError
+        return self._parameters["weight_hh_l0"] * 2
+
+
 class StepTwice(torch.nn.LSTMCell):
     def forward(self, input, hx=None):
         return super().forward(input, super().forward(input, hx))
@@ -123,8 +179,10 @@ class Gated(torch.nn.GRUCell):
 
 
 CELLS = [StepTwice, Gated]
+OTHER_WEIGHTS = [Dropping, Looking, LookingCell, Overlaid]
 KINDS = [
     *(Forgetful, Doubled, Tripled, Mixed, Behind, Slotted, Abstract, Typed, Named, Decorated),
+    *(Roundabout, Calling),
     *CELLS,
 ]
 
@@ -136,7 +194,7 @@ def input_for(layer):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_subclass_is_accelerated_and_restored(kind):
     layer = kind(4, 6)
-    twin, x = copy.deepcopy(layer) if kind is not Slotted else layer, input_for(layer)
+    twin, x = copy.deepcopy(layer) if not isinstance(layer, Slotted) else layer, input_for(layer)
     wanted = step(twin, x, None)
     before = dict(vars(layer))
     report = accelerate(layer)
@@ -212,6 +270,40 @@ class SumOfMore(Sum):
         return super().forward(input) + 1
 
 
+class CallsItself(torch.nn.GRU):
+    def forward(self, input, hx=None):
+        return input, hx
+
+    def __call__(self, *arguments):
+        return super().__call__(*arguments)
+
+
+class TrainsItself(torch.nn.LSTM):
+    def forward(self, input):
+        super().train()
+        return self.hidden(input)
+
+    def hidden(self, input):
+        return input * self.hidden_size
+
+    def run(self, input):
+        super().eval()
+        return self.forward(input)
+
+
+class Unreached(torch.nn.GRU):
+    def forward(self, input):
+        return input * 2
+
+    def plain(self, input):
+        return super().forward(input)
+
+
+class NotCalled(torch.nn.GRU):
+    def __call__(self, input):
+        return input * 2
+
+
 class PastTorch(torch.nn.GRU):
     def forward(self, input):
         return torch.nn.GRU.forward(self, input)
@@ -243,6 +335,10 @@ class Final(torch.nn.GRU, metaclass=Refuses):
     [
         (Sum, "its own forward doesn't call super().forward()"),
         (SumOfMore, "its own forward doesn't call super().forward()"),
+        (CallsItself, "its own forward doesn't call super().forward()"),
+        (TrainsItself, "its own forward doesn't call super().forward()"),
+        (Unreached, "its own forward doesn't call super().forward()"),
+        (NotCalled, "its own __call__ doesn't call super().__call__()"),
         (PastTorch, "its own forward doesn't call super().forward()"),
         (Unchecked, "its own check_forward_args is a part of torch's forward"),
         (OwnStates, "it has a _states, as fusedrnn's layers have for themselves"),
@@ -323,8 +419,49 @@ def test_the_older_weight_norm():
     assert_near(found[0] + found[1], wanted[0] + wanted[1])
 
 
+@pytest.mark.parametrize("kind", OTHER_WEIGHTS)
+def test_weights_that_are_no_parameters(kind):
+    """The kernels run on what torch's layer would read."""
+    layer = kind(4, 6)
+    x = input_for(layer)
+
+    def results():
+        parameters = {name: p * 1.5 for name, p in layer.named_parameters()}
+        found = step(layer, x, None), step(layer, x, None)
+        with torch.no_grad():
+            other = torch.func.functional_call(layer, parameters, (x,))
+            return [*itertools.chain(*found[0], *found[1]), *tensors(other), *tensors(layer(x))]
+
+    wanted = results()
+    assert accelerate(layer, strict=True).swapped == ("",)
+    assert_near(results(), wanted)
+    with torch.no_grad():
+        assert_near(tensors(torch.func.vmap(layer)(x[None])), [t[None] for t in tensors(layer(x))])
+
+
+class Twice(Looks, fusedrnn.torch.GRU):
+    """Derived from fusedrnn's layer, and finds other weights than its parameters."""
+
+
+def test_other_weights_in_a_subclass_of_our_own_layer():
+    layer, twin = Twice(4, 6), Looking(4, 6)
+    twin.load_state_dict(layer.state_dict())
+    with fusedrnn.torch.strict():
+        assert_near(tensors(layer(X)), tensors(twin(X)))
+
+
+def test_a_parametrized_buffer_hinders_no_second_acceleration():
+    layer = accelerated(Doubled)
+    layer.register_buffer("mean", torch.ones(3))
+    torch.nn.utils.parametrize.register_parametrization(layer, "mean", torch.nn.Identity())
+    for _ in range(2):
+        layer(X)
+        assert restore(layer) == ("",)
+        assert accelerate(layer, strict=True).swapped == ("",)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's, of its own making
-@pytest.mark.parametrize("kind", [Tripled, Mixed, StepTwice])
+@pytest.mark.parametrize("kind", [Tripled, Mixed, StepTwice, Overlaid])
 def test_compiled_and_exported(kind):
     torch._dynamo.reset()
     layer = accelerated(kind).eval()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import pytest
 import torch
 from torch import fx
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fusedrnn.torch
 from fusedrnn.torch import accelerate, restore
@@ -154,6 +156,56 @@ def test_trace_takes_torchs_way(kind):
     kinds = [[node.kind() for node in t.inlined_graph.nodes()] for t in (traced, wanted)]
     assert kinds[0] == kinds[1]
     assert_near(tensors(traced(x)), tensors(model(x)))
+
+
+class Packing(torch.nn.Module):
+    """A layer whose input is packed."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, data, batch_sizes, hx):
+        y, last = self.layer(PackedSequence(data, batch_sizes), hx)
+        return y.data, last
+
+
+def traced_with_warnings(model, *arguments):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace(model, arguments, check_trace=False)
+    return traced, sorted(f"{warning.filename}: {warning.message}" for warning in found)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_trace_warns_where_torch_does(kind):
+    ours, theirs = twins(kind, 4, 6)
+    x = input_for(kind)
+    h = torch.randn(*((5,) if kind in CELLS else (1, 5)), 6)
+    hx = (h, h) if "LSTM" in kind.__name__ else h
+    calls = [(ours, theirs, (x,)), (ours, theirs, (x, hx))]
+    if kind in LAYERS:
+        packed = pack_sequence(list(x.unbind(1)))
+        calls.append((Packing(ours), Packing(theirs), (packed.data, packed.batch_sizes, hx)))
+    for mine, torchs, arguments in calls:
+        traced, found = traced_with_warnings(mine, *arguments)
+        assert found == traced_with_warnings(torchs, *arguments)[1]
+        assert_near(tensors(traced(*arguments)), tensors(torchs(*arguments)))
+
+
+def test_lengths_are_inputs_of_a_trace():
+    class Ragged(Model):
+        def forward(self, x, lengths):
+            return self.layer(x, lengths=lengths)
+
+    model, x = Ragged(fusedrnn.torch.GRU(4, 6)), torch.randn(7, 3, 4)
+    traced, found = traced_with_warnings(model, x, torch.tensor([2, 7, 0]))
+    assert not any("/fusedrnn/" in text for text in found)
+    for lengths in ([2, 7, 0], [7, 1, 1]):
+        lengths = torch.tensor(lengths)
+        assert_near(tensors(traced(x, lengths)), tensors(model(x, lengths)))
+    with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 7\]"):
+        torch.jit.trace(model, (x, torch.tensor([2, 8, 0])))
 
 
 class Mine(fusedrnn.torch.GRU):

@@ -221,8 +221,9 @@ def test_lengths_where_values_are_hidden(kind):
     for given in (lengths[0], [11, 3, 0]):
         found = vmap(lambda x, given=given: call(x, given))(x)
         assert_near(tensors(found), stacked(lambda x: call(x, lengths[0]), x))
-    with pytest.raises((ValueError, RuntimeError)):
-        vmap(call)(x, lengths + 1)
+    for given, dims in ((lengths + 1, 0), (lengths[0] + 1, None)):
+        with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 11\]"):
+            vmap(call, in_dims=(0, dims))(x, given)
 
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -236,6 +237,22 @@ def test_lengths_where_values_are_hidden(kind):
             assert y.shape == (11, 3, 7)
         with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 11\]"):
             other(torch.randn(11, 3, 5), lengths=[11, 12, 0])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lengths_of_fake_tensors_on_torchs_path(kind, batch_first):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        layer = kind(5, 7, batch_first=batch_first, dtype=torch.bfloat16)
+        x = torch.randn(*((3, 11) if batch_first else (11, 3)), 5, dtype=torch.bfloat16)
+        for lengths in ([11, 3, 0], torch.tensor([11, 3, 0])):
+            y, last = layer(x, lengths=lengths)
+            assert y.shape == (*x.shape[:2], 7) and y.dtype is torch.bfloat16
+            assert all(part.shape == (1, 3, 7) for part in tensors(last))
+        with pytest.raises(RuntimeError, match=r"size \(1, 3, 7\), got \[1, 2, 7\]"):
+            layer(x, states_of(layer, 2, torch.bfloat16), lengths=[11, 3, 0])
 
 
 @pytest.mark.parametrize("kind", LAYERS)

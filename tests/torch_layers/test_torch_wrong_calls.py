@@ -27,7 +27,7 @@ def test_wrong_calls_raise_and_the_process_lives(problems, dtype):
     ended = scripts.run(script)
     assert ended.returncode == 0, ended.stdout[-500:] + ended.stderr[-2000:]
     assert ended.stdout.endswith("DONE\n")
-    assert "TAKEN" not in ended.stdout
+    assert "TAKEN" not in ended.stdout and "FAULT" not in ended.stdout
 
 
 def test_packed_sequences_made_by_hand_are_taken_where_they_are_right():
@@ -51,6 +51,8 @@ def test_packed_sequences_made_by_hand_are_taken_where_they_are_right():
         ("batch sizes of reals", r"batch_sizes: expected .* got \(5,\) of torch.float32 on cpu"),
         ("a long inverse", "unsorted_indices: expected 0 to 2 in any order"),
         ("a negative order", "sorted_indices: expected 0 to 2 in any order"),
+        ("an order of one sequence alone", "sorted_indices: expected 0 to 2 in any order"),
+        ("an inverse of one sequence alone", "unsorted_indices: expected 0 to 2 in any order"),
         ("rows of three dimensions", "input must have 2 dimensions, got 3"),
     ],
 )
@@ -60,6 +62,18 @@ def test_errors_of_packings_name_what_is_wrong(name, text, dtype):
     state = torch.zeros(1, 3, 6, dtype=dtype)
     with pytest.raises((RuntimeError, ValueError), match=text):
         layer(wrong_packings(dtype)[name], (state, state))
+
+
+def test_wrong_orders_are_errors_within_torch_func_too():
+    layer = fusedrnn.torch.GRU(4, 6)
+    right = packed(order=[1, 0, 2], inverse=[1, 0, 2])
+
+    def loss(rows, inverse):
+        return layer(right._replace(data=rows, unsorted_indices=inverse))[1].sum()
+
+    torch.func.grad(loss)(right.data, right.unsorted_indices)
+    with pytest.raises(ValueError, match="unsorted_indices: expected 0 to 2 in any order"):
+        torch.func.grad(loss)(right.data, torch.tensor([0, 0, 2]))
 
 
 @pytest.mark.parametrize("kind", CELLS)

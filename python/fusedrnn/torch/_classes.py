@@ -10,9 +10,12 @@ So the methods of L stay the first ones found, and what it calls as ``super().fo
 
 from __future__ import annotations
 
+import dis
 import inspect
+import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ._layer import RecurrentLayer
 from ._switches import Unsupported
 from ._weights import check_tensors
-from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
+from .cells import PARAMETERS, GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .modules import GRU, LSTM, RNN
 
 __all__ = ["change_class", "class_for", "is_recurrent", "restored_class"]
@@ -62,7 +65,9 @@ def class_for(module: Any) -> type[Any]:
     if torch_class is None:
         raise Unsupported(f"{kind.__module__}.{kind.__qualname__} is a class of its own")
     _check_own(kind)
-    check_tensors(list(module.parameters()))
+    tensors = [tensor for tensor in _tensors_of(module) if tensor is not None]
+    if tensors:
+        check_tensors(tensors)
     if issubclass(kind, (RecurrentLayer, RecurrentCell)):
         return kind
     ours = ACCELERATED[torch_class]
@@ -81,10 +86,23 @@ def restored_class(module: Any) -> type[Any] | None:
 def change_class(module: Any, kind: type[Any]) -> None:
     """Give the module another class, under the one that torch made for its parametrizations."""
     if is_parametrized(module):
-        own = type(module)
-        members = {n: v for n, v in vars(own).items() if n not in ("__dict__", "__weakref__")}
+        own, others = type(module), ("__dict__", "__weakref__", "_finds_as_torch")
+        members = {n: v for n, v in vars(own).items() if n not in others}
         kind = type(f"Parametrized{kind.__name__}", (kind, *own.__bases__[1:]), members)
     object.__setattr__(module, "__class__", kind)
+
+
+def _tensors_of(module: Any) -> Iterator[Any]:
+    """Yield what torch's forward reads, or what a parametrization makes it of, where it is there.
+
+    (To parametrize may change buffers, as spectral_norm does.)
+    """
+    parametrized = module.parametrizations if is_parametrized(module) else {}
+    for name in getattr(module, "_flat_weights_names", PARAMETERS):
+        if name in parametrized:
+            yield from parametrized[name].parameters(recurse=False)
+        else:
+            yield getattr(module, name, None)
 
 
 def _plain_class(module: Any) -> type[Any]:
@@ -98,29 +116,68 @@ def _plain_class(module: Any) -> type[Any]:
 def _check_own(kind: type[Any]) -> None:
     """Raise Unsupported if our forward wouldn't be called, or wouldn't do what torch's does."""
     ends = {*ACCELERATED, *ACCELERATED.values()}
-    for base in kind.__mro__:
-        if base in ends:
-            return
-        members = vars(base)
+    bases = list(itertools.takewhile(lambda base: base not in ends, kind.__mro__))
+    for members in map(vars, bases):
         overridden = sorted(_STEPS_OF_TORCH & members.keys())
         if overridden:
             raise Unsupported(f"its own {overridden[0]} is a part of torch's forward")
-        if "forward" in members and not any(map(_calls_super_forward, members.values())):
-            raise Unsupported("its own forward doesn't call super().forward()")
+        for name, ways in _WAYS_ON.items():
+            if name in members and not _reaches(members[name], ways, bases):
+                raise Unsupported(f"its own {name} doesn't call super().{name}()")
 
 
-def _calls_super_forward(member: Any) -> bool:
-    function = inspect.unwrap(getattr(member, "__func__", member))
-    names = set(_names_in(getattr(function, "__code__", None)))
-    return "super" in names and not names.isdisjoint({"forward", "__call__"})
+#: By which attributes a method leads on to torch's own; are they those of super()?
+_WAYS_ON = {
+    "forward": {("forward", True)},
+    "__call__": set(itertools.product(("__call__", "_call_impl", "forward"), (True, False))),
+}
 
 
-def _names_in(code: Any) -> Iterator[str]:
-    """Yield the global names and attributes in a function's code, inner functions included."""
-    if isinstance(code, types.CodeType):
-        yield from code.co_names
-        for constant in code.co_consts:
-            yield from _names_in(constant)
+def _reaches(member: Any, ways: AbstractSet[tuple[str, bool]], bases: Sequence[type[Any]]) -> bool:
+    """Return whether a method, or one of the class's that it names, has one of these attributes."""
+    todo, seen = [member], set()
+    while todo:
+        code = _code_of(todo.pop())
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        attributes = set(_attributes_in(code))
+        if attributes & ways:
+            return True
+        for name, of_super in attributes:
+            found = [vars(base)[name] for base in bases if name in vars(base)]
+            todo += found if of_super else found[:1]
+    return False
+
+
+def _code_of(member: Any) -> types.CodeType | None:
+    """Return the code of a function, a decorated one, a property or a static or class method."""
+    for name in ("__func__", "fget", "func"):
+        member = getattr(member, name, member)
+    code = getattr(inspect.unwrap(member), "__code__", None)
+    return code if isinstance(code, types.CodeType) else None
+
+
+def _attributes_in(code: types.CodeType, kept: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the attributes that code and its inner functions load, and whether from super().
+
+    What super() returns may be `kept` in a variable: then any attribute may be one of it.
+    """
+    called = False
+    instructions = list(dis.get_instructions(code))
+    for before, instruction in itertools.pairwise(instructions):
+        made = called and before.opname.startswith("CALL")
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            of_super = made or kept or instruction.opname == "LOAD_SUPER_ATTR"
+            yield instruction.argval, of_super
+            called = called and not of_super
+        elif made and instruction.opname.startswith("STORE"):
+            called, kept = False, True
+        elif instruction.opname == "LOAD_GLOBAL" and instruction.argval == "super":
+            called = True
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _attributes_in(constant, kept)
 
 
 def _names(ours: type[Any]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from ._autograd import modes_are_active
 from ._switches import NotAccelerated, Unsupported, strict
 from ._weights import PLAIN
 
-__all__ = ["checked_lengths", "decline", "is_traced"]
+__all__ = ["checked_lengths", "decline", "is_traced", "unseen"]
+
+_Result = TypeVar("_Result")
 
 _tracing_state = torch._C._get_tracing_state
 
@@ -60,6 +62,25 @@ def _check_transforms() -> None:
         raise Unsupported("gradients of gradients")
 
 
+def _is_jit_tracing() -> bool:
+    return not torch.compiler.is_compiling() and _tracing_state() is not None
+
+
+def unseen(look: Callable[[], _Result]) -> _Result:
+    """Return what a look at sizes and values gives, hidden from torch.jit.trace.
+
+    It would make tensors of sizes, and warn of each that becomes a Python number or bool.
+    """
+    if not _is_jit_tracing():
+        return look()
+    state = _tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        return look()
+    finally:
+        torch._C._set_tracing_state(state)
+
+
 def decline(module: Any, reason: Exception, run: Callable[[], Any]) -> Any:
     """Take torch's path, or raise NotAccelerated in strict mode.
 
@@ -80,8 +101,8 @@ def checked_lengths(lengths: Any, x: Any, batch_first: bool) -> Tensor:
     Parameters
     ----------
     lengths : Tensor or sequence of int
-        Their values are looked at where they can be: not those of a tensor within a transform, a
-        mode or torch.compile. The operators check them once they run.
+        Their values are looked at where they can be: not those of a tensor within a mode or
+        torch.compile. The operators check them once they run.
     x : Tensor
         The input, which must be batched.
     batch_first : bool
@@ -95,6 +116,13 @@ def checked_lengths(lengths: Any, x: Any, batch_first: bool) -> Tensor:
     RuntimeError
         torch's, for T = 0.
     """
+    tensor = unseen(lambda: _checked_lengths(lengths, x, batch_first))
+    if _is_jit_tracing() and isinstance(lengths, Tensor) and not lengths.is_meta:
+        return lengths.detach().to("cpu", torch.int64)  # an input of the trace, not a constant
+    return tensor
+
+
+def _checked_lengths(lengths: Any, x: Any, batch_first: bool) -> Tensor:
     if isinstance(x, PackedSequence):
         raise ValueError("lengths: a PackedSequence has its own, got some more")
     if x.dim() != 3:
@@ -121,8 +149,17 @@ def _tensor_of_lengths(lengths: Tensor, x: Tensor, steps: int) -> tuple[Tensor, 
     if lengths.is_meta and x.is_meta:  # where all lengths have the same results
         return torch.full(lengths.shape, steps, dtype=torch.int64, device="cpu"), None
     tensor = lengths.detach().to("cpu", torch.int64)
-    hidden = torch.compiler.is_compiling() or modes_are_active() or type(tensor) is FakeTensor
-    return tensor, None if hidden else tensor.tolist()
+    return tensor, None if torch.compiler.is_compiling() else _values(tensor)
+
+
+def _values(tensor: Tensor) -> Any:
+    """Return what a tensor holds, of all examples within vmap; None where a mode hides it."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    if torch._C._len_torch_dispatch_stack() > 0 or type(tensor) is FakeTensor:
+        return None
+    return tensor.flatten().tolist()
 
 
 def _integers(lengths: Any) -> list[int]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
 
 from .._network import Network
 from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
-from ._checks import check_layer
+from ._checks import check_indices, check_layer, undo_each_other
 from ._differentiable import by_lengths
-from ._fallback import checked_lengths, decline, is_traced
+from ._fallback import checked_lengths, decline, is_traced, unseen
 from ._switches import Unsupported
 from ._transforms import call_operator
 from ._weights import (
@@ -43,6 +47,9 @@ class RecurrentLayer:
     #: What `restore` makes of this very class, not of others derived from it.
     restored_class: type[torch.nn.RNNBase]
 
+    #: The class itself, once it is known to find its parameters as torch's classes do.
+    _finds_as_torch: type[Any] | None = None
+
     # Of torch.nn.RNNBase.
     mode: str
     input_size: int
@@ -57,6 +64,8 @@ class RecurrentLayer:
     _flat_weights_names: list[str]
     _flat_weights: list[Any]
     _parameters: dict[str, Any]
+    _update_flat_weights: Callable[[], None]
+    _weights_have_changed: Callable[[], bool]
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
         """Run the layer, as torch's does, or over sequences of some lengths.
@@ -111,9 +120,8 @@ class RecurrentLayer:
     # torch's own way
 
     def _by_torch(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
-        if not torch.compiler.is_compiling():
-            check_layer(self, self._network().shapes(), input, hx)
-        if lengths is None or lengths.numel() == 0 or input.is_meta:  # where they change nothing
+        unseen(lambda: check_layer(self, self._network().shapes(), input, hx, lengths))
+        if lengths is None or unseen(lambda: change_nothing(lengths, input)):
             return self.torch_class.forward(self, input, hx)
         states = self._states(hx)
         y, last = by_lengths(
@@ -139,19 +147,25 @@ class RecurrentLayer:
         )
 
     def _weights(self) -> Sequence[Any]:
-        """Return the parameters that this call uses, as torch's layer finds them."""
-        parameters = self._parameters
-        try:
-            weights = [parameters[name] for name in self._flat_weights_names]
-            if PLAIN.issuperset(map(type, weights)):
-                return weights
-        except KeyError:
-            pass
-        # Parametrized, or deleted and set as attributes.
-        self._update_flat_weights()  # type: ignore[attr-defined]
+        """Return the parameters that this call uses: those that torch's layer would."""
+        weights, parameters, kind = self._flat_weights, self._parameters, type(self)
+        if (
+            all(map(is_, weights, map(parameters.get, self._flat_weights_names)))
+            and PLAIN.issuperset(map(type, weights))
+            and (kind._finds_as_torch is kind or _finds_as_torch(kind))
+        ):
+            return weights
+        # Parametrized, deleted and set as attributes, or replaced in the list itself.
+        self._update_flat_weights()
         weights = self._flat_weights
         check_tensors(weights)
         return weights
+
+    def _weights_to_trace(self) -> Sequence[Any]:
+        """Return the same, and change nothing of the layer: they may be a tracer's."""
+        if self._weights_have_changed():
+            return [getattr(self, name, None) for name in self._flat_weights_names]
+        return self._flat_weights
 
     def _states(self, hx: Any) -> Sequence[Any]:
         """Return the parts of a state, or None for each."""
@@ -209,7 +223,11 @@ class RecurrentLayer:
             call = Call(network, batch_first, dropout, numbers, lengths, batch_sizes)
             y, *last = FusedRNN.apply(packed, call, x, *states, *weights)
         if batch_sizes is not None:
-            check_inverse(input.unsorted_indices, last[0])
+            inverse, batch = input.unsorted_indices, last[0].size(1)
+            if _gpu.on_gpu(y):  # a look at values would wait for it
+                check_inverse(inverse, last[0])
+            elif not undo_each_other(order, inverse, batch):
+                check_indices(order, inverse, batch)
         elif casts is None:  # as in most calls
             return y, (last[0] if len(last) == 1 else (last[0], last[1]))
         return self._finish(input, y, last, casts)
@@ -253,11 +271,11 @@ class RecurrentLayer:
         """Return why the operators can't take a call, or None. Takes no look at values."""
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        weights = self._weights_to_trace()
         autocast = torch.is_autocast_enabled("cpu") and not _gpu.on_gpu(weights[0])
         if autocast and torch.get_autocast_dtype("cpu") != torch.bfloat16:
             return "autocast to another dtype than bfloat16"
-        parts = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        parts = [] if hx is None else list(self._states(hx))
         casts = autocast and not packed_input and self.mode == "LSTM"
         reason = obstacle_of(x, parts, weights, torch.bfloat16 if casts else None)
         if reason is not None:
@@ -272,7 +290,7 @@ class RecurrentLayer:
             return "hx isn't two tensors"
         leading = [self.num_layers * (2 if self.bidirectional else 1)]
         if packed_input:
-            leading.append(parts[0].size(1))
+            leading.extend(parts[0].shape[1:2])
         elif x.dim() == 3:
             leading.append(x.size(0 if self.batch_first else 1))
         widths = (self.proj_size or self.hidden_size, self.hidden_size)
@@ -282,8 +300,8 @@ class RecurrentLayer:
     def _by_operator(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
         packed_input = isinstance(input, PackedSequence)
         x = input.data if packed_input else input
-        weights: Sequence[Any] = [getattr(self, name) for name in self._flat_weights_names]
-        states: Sequence[Any] = [] if hx is None else [hx] if self.mode != "LSTM" else list(hx)
+        weights = self._weights_to_trace()
+        states: Sequence[Any] = [] if hx is None else list(self._states(hx))
         if packed_input:
             states = [permuted(part, input.sorted_indices) for part in states]
         casts = self._casts(packed_input, x, states, weights[0])
@@ -308,9 +326,29 @@ class RecurrentLayer:
             dropout,
         )
         last = last[: 2 if self.mode == "LSTM" else 1]
+        if packed_input and not torch.compiler.is_compiling():
+            check_indices(input.sorted_indices, input.unsorted_indices, last[0].size(1))
         if single:
             y, last = y.squeeze(1), [part.squeeze(1) for part in last]
         return self._finish(input, y, last, casts)
+
+
+def _finds_as_torch(kind: Any) -> bool:
+    """Return whether parameters are what `_parameters` has under their names; keep that it is so.
+
+    A subclass may have its own way to find attributes, or attributes of these names.
+    """
+    found = (
+        kind.__getattr__ is torch.nn.Module.__getattr__
+        and kind.__getattribute__ is object.__getattribute__
+        and not any(map(_PARAMETER.match, dir(kind)))
+    )
+    if found:
+        kind._finds_as_torch = kind
+    return found
+
+
+_PARAMETER = re.compile("(weight|bias)_(ih|hh|hr)_l")
 
 
 def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
@@ -324,6 +362,15 @@ def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:
     plain: torch.nn.Module = object.__new__(kind)
     plain.__dict__.update(module.__dict__)
     return plain
+
+
+def change_nothing(lengths: Tensor, x: Tensor) -> bool:
+    """Return whether results are the same for any lengths: there is no sequence, or no value.
+
+    (A fake tensor has none, but may stand for those of a graph that is being made.)
+    """
+    fake = type(x) is FakeTensor and get_proxy_mode() is None
+    return bool(lengths.numel() == 0 or x.is_meta or fake)
 
 
 def steps_of(x: Tensor, batch_first: bool) -> int:
@@ -350,6 +397,9 @@ def obstacle_of(
     """
     if torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export():
         return "torch.onnx.export"
+    for tensor in (x, *states, *weights):
+        if not isinstance(tensor, Tensor):
+            return f"a {type(tensor).__name__} in the place of a tensor"
     device, dtype = weights[0].device, weights[0].dtype
     if device.type not in ("cpu", "cuda"):
         return f"parameters on {device}, not on the CPU or a GPU"

@@ -42,10 +42,10 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
     buffers, optimizers, shared layers and attributes stay what they are. `restore` changes it back.
 
     A subclass of torch's layers is accelerated too, and keeps its methods and attributes: what it
-    calls as ``super().forward()`` runs on the kernels. One that has a forward of its own and never
-    calls that is left, and the report says so: it would gain nothing, and among the swapped layers
-    it would promise what no call of it keeps, with `strict` too. One that overrides a method which
-    torch's forward calls, such as ``check_input``, is left as well.
+    calls as ``super().forward()`` runs on the kernels. One whose own forward, with the methods that
+    it calls, never comes to that is left, and the report says so: it would gain nothing, and among
+    the swapped layers it would promise what no call of it keeps, with `strict` too. One that
+    overrides a method which torch's forward calls, such as ``check_input``, is left as well.
 
     Call `restore` before what looks for torch's exact classes, or must run without fusedrnn:
 

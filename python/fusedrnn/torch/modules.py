@@ -17,7 +17,8 @@ class LSTM(RecurrentLayer, torch.nn.LSTM):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
         As torch's.
     device, dtype
-        Of the parameters. The kernels take float32 and float64 on the CPU; all else is torch's.
+        Of the parameters. The kernels take float32 and float64 on the CPU, and float32, float16 and
+        bfloat16 on a GPU of CUDA; all else is torch's.
 
     Attributes
     ----------
