@@ -163,7 +163,9 @@ inline py::array read_by_numpy(const char* function, py::handle object, Name nam
   } catch (py::error_already_set& error) {
     if (error.matches(PyExc_MemoryError) || !error.matches(PyExc_Exception)) throw;
     const std::string reason = py::str(error.value());
-    if (error.matches(PyExc_ValueError)) throw py::value_error(name.text() + ": " + reason);
+    const bool nested = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object);
+    if (nested && error.matches(PyExc_ValueError))
+      throw py::value_error(name.text() + ": " + reason);
     wrong_type(name, expected, type_name(object) + ": " + reason);
   }
 }

@@ -129,9 +129,9 @@ def any_array(value: Any, name: str) -> npt.NDArray[Any]:
         )
     try:
         return np.asarray(value)
-    except ValueError as error:  # lists of different lengths
-        raise ValueError(f"{name}: {error}") from None
-    except (TypeError, RuntimeError) as error:  # torch's reasons
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's reasons, and others'
+        if isinstance(error, ValueError) and isinstance(value, (list, tuple)):
+            raise ValueError(f"{name}: {error}") from None  # of different lengths
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from None
 
 
