@@ -47,7 +47,8 @@ struct Team {
 // How many threads a parallel region may use. The first call reads the environment, see
 // choose_num_threads(); it throws std::invalid_argument if FUSEDRNN_NUM_THREADS is unusable.
 // While threads are borrowed, and in the child of a fork after that, it is the number that their
-// library has, until set_num_threads() says another; and the library's again once a call finds that changed.
+// library has, until set_num_threads() says another; and the library's again once a call finds that
+// changed.
 int num_threads();
 
 // Throws std::invalid_argument unless 1 <= n <= kMaxThreads. Ends careful().
