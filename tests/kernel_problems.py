@@ -122,14 +122,17 @@ def pairs(row: dict) -> set:
     return set(itertools.combinations(sorted(row.items()), 2))
 
 
-def run(engine, p: Problem) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def run(
+    engine, p: Problem, kept=lambda tape: tape
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the outputs and the gradients by name, as `engine` computes them.
 
-    `engine` is `fusedrnn.functional` or `fusedrnn.reference`: they have the same functions.
+    `engine` is `fusedrnn.functional` or `fusedrnn.reference`: they have the same functions. What
+    its forward has kept, backward gets as `kept` returns it.
     """
     names = reference.CELLS[p.cell].states
     y, final, tape = engine.forward(p.cell, p.x, p.parameters, p.state, **p.options)
-    got = engine.backward(tape, p.dy, pack(p.dstates))
+    got = engine.backward(kept(tape), p.dy, pack(p.dstates))
     outputs = {"y": y, **{f"{n}_n": s for n, s in zip(names, unpack(final), strict=True)}}
     states = dict(zip(names, unpack(got.state), strict=True))
     return outputs, {"x": got.x, **states, **got.parameters}
@@ -223,9 +226,10 @@ def term_sums(p: KernelProblem) -> dict[str, np.ndarray]:
 
 
 def spread(p: KernelProblem, eps: float | None = None) -> tuple[dict[str, float], dict[str, float]]:
-    """Return how far each result moves when every input moves within its own rounding.
+    """Return how far each result moves when all that is given moves within its own rounding.
 
-    `eps` is that of the dtype, if not given.
+    That is every input, and what forward keeps for backward: of a tanh near 1, whose slope 1 - y^2
+    is small, the rounding of y is much. `eps` is that of the dtype, if not given.
 
     A result that is a near-total cancellation moves far beside its size: of eight random moves,
     the largest.
@@ -233,8 +237,13 @@ def spread(p: KernelProblem, eps: float | None = None) -> tuple[dict[str, float]
     rng = np.random.default_rng(0)
     half = (eps or np.finfo(p.dtype).eps) / 2
 
-    def moved(array):
-        return array * (1 + half * rng.uniform(-1, 1, array.shape))
+    def moved(value):
+        if isinstance(value, tuple):
+            return tuple(map(moved, value))
+        return value * (1 + half * rng.uniform(-1, 1, value.shape))
+
+    def moved_tape(tape):
+        return replace(tape, saved=moved(tape.saved))
 
     wants = run(reference, p)
     farthest: tuple[dict[str, float], dict[str, float]] = ({}, {})
@@ -247,7 +256,7 @@ def spread(p: KernelProblem, eps: float | None = None) -> tuple[dict[str, float]
             dy=moved(p.dy.astype(np.float64)),
             dstates=tuple(moved(s.astype(np.float64)) for s in p.dstates),
         )
-        for far, got, want in zip(farthest, run(reference, q), wants, strict=True):
+        for far, got, want in zip(farthest, run(reference, q, moved_tape), wants, strict=True):
             for name in want:
                 move = np.linalg.norm(got[name] - want[name])
                 far[name] = max(far.get(name, 0.0), float(move))
@@ -259,8 +268,8 @@ def check_norms(p: KernelProblem, got, want, label="") -> None:
 
     Two things are unavoidable beside that bound. Values under the smallest normal number are
     flushed to zero. And a result that nearly cancels, such as the only element of a gradient, can't
-    be better than what the rounding of the inputs does to it: 16 times that is allowed, since each
-    result has more roundings behind it than inputs.
+    be better than what the rounding of the inputs, and of what forward keeps for backward, does to
+    it: 16 times that is allowed, since each result has more roundings behind it than these.
     """
     spreads = None
     for part, bound in enumerate(norm_bounds(p)):

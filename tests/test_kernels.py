@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -364,3 +365,13 @@ def test_instruction_sets_agree(by_isa):
         bound = 2 * bounds[dtype][kind == "gradients"]
         assert one[name].dtype == dtype
         assert np.linalg.norm(one[name] - other[name]) <= bound * np.linalg.norm(one[name]), name
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(("cell", "dtype"), VARIANTS)
+def test_saturated_units(cell, dtype, sign):
+    """The slope 1 - y^2 of a tanh near 1 has lost digits that y, rounded, doesn't have."""
+    p = make(cell, dtype, steps=3, batch=4, inputs=5, units=6, layers=2)
+    biases = {n: b + b.dtype.type(4 * sign) for n, b in p.parameters.items() if "bias_ih" in n}
+    p = replace(p, parameters=p.parameters | biases)
+    check_norms(p, run(functional, p), run(reference, p))
