@@ -23,6 +23,10 @@ except ImportError:  # not POSIX
 # concern the threads of the kernels.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+# Threads of OpenMP, which torch has, sleep while they wait: they would keep the CPUs from the other
+# processes that test, and each product then takes milliseconds.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
 # A shell starts what it runs in the background with interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
