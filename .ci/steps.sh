@@ -42,6 +42,8 @@ all_is_fine() {
   verdict="green$([ "$nvcc" ] || echo ', without the CUDA side: no nvcc')"
 }
 
+# Ends what goes on in the background, each with all that it started. (One may have ended meanwhile,
+# which is as good.)
 end_running() {
   local group
   for group in "${!running[@]}"; do kill -- "-$group" 2>/dev/null || true; done

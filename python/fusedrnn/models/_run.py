@@ -21,6 +21,7 @@ from .optimizers import Optimizer
 FORMAT = "fusedrnn training 1"
 #: What may be changed on purpose where a training goes on: the rest would make it another one.
 CHANGEABLE = ("schedule", "budget", "clip_norm", "patience", "record_every", "validation")
+#: The arrays of a batch, which say which data it is of.
 BATCH_FIELDS = ("inputs", "targets", "lengths", "target_lengths", "weights")
 SMOOTHING = 0.95  # of the loss that is shown: a mean over some 1 / (1 - 0.95) = 20 steps
 
@@ -269,14 +270,10 @@ def _describe(value: Any) -> Any:
         return [_describe(part) for part in value]
     try:
         array = np.asarray(value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # a list of arrays that differ, or another's array
-        if isinstance(value, Sequence):
+    except (TypeError, ValueError, RuntimeError):
+        if isinstance(value, Sequence):  # of arrays that differ in shape
             return [_describe(part) for part in value]
-        return type(value).__qualname__
+        return type(value).__qualname__  # another library's reason not to be read
     if array.dtype.kind not in "biufc":
         return type(value).__qualname__
     return {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": checksum(array)}
