@@ -17,7 +17,8 @@ from scripts import PRELUDE, output, run
 pytestmark = pytest.mark.serial
 
 ISAS = fusedrnn.info()["isa_available"]
-CPUS = len(os.sched_getaffinity(0))
+CPUS = fusedrnn.info()["cpus"]
+DEFAULT = max(1, int(min(CPUS["cores"], CPUS["quota"] or CPUS["cores"])))
 
 
 # The number of threads
@@ -35,11 +36,11 @@ SHOW = "import fusedrnn; print(fusedrnn.get_num_threads(), fusedrnn.info()['thre
         ("", "5", 5),
         (None, "5", 5),
         (None, "5,2", 5),
-        (None, "many", CPUS),
-        (None, "0", CPUS),
-        (None, "-1", CPUS),
-        (None, "99999999999", CPUS),
-        (None, None, CPUS),
+        (None, "many", DEFAULT),
+        (None, "0", DEFAULT),
+        (None, "-1", DEFAULT),
+        (None, "99999999999", DEFAULT),
+        (None, None, DEFAULT),
     ],
 )
 def test_environment(own, omp, expected):

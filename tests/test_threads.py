@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,14 @@ def test_set_and_get():
         assert fusedrnn.get_num_threads() == 1024
         fusedrnn.set_num_threads(1)
         assert fusedrnn.get_num_threads() == 1
+
+
+def test_info_says_how_many_cpus_there_are():
+    cpus = fusedrnn.info()["cpus"]
+    assert 1 <= cpus["cores"] <= cpus["allowed"]
+    assert cpus["quota"] is None or cpus["quota"] > 0
+    if sys.platform == "linux":
+        assert cpus["allowed"] == len(os.sched_getaffinity(0))
 
 
 @pytest.fixture

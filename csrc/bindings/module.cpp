@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "../cpu/cpus.h"
+#include "../cpu/num_threads.h"
 #include "../cpu/threads.h"
 #include "arrays.h"
 #include "gil.h"
@@ -18,6 +20,16 @@
 
 namespace fusedrnn::bindings {
 namespace {
+
+// The CPUs of this process, by each limit.
+py::dict describe_cpus() {
+  const Cpus found = read_cpus(allowed_cpus());
+  py::dict cpus;
+  cpus["allowed"] = found.allowed;
+  cpus["cores"] = found.cores;
+  cpus["quota"] = found.quota > 0 ? py::object(py::float_(found.quota)) : py::none();
+  return cpus;
+}
 
 py::dict info() {
   py::list compiled, available, names;
@@ -38,6 +50,7 @@ py::dict info() {
     borrowed = threads_are_borrowed();
   }
   info["thread_pool"] = borrowed ? "OpenMP" : "own";
+  info["cpus"] = describe_cpus();
   info["cells"] = names;
   info["compiler"] = FUSEDRNN_COMPILER;
   return info;

@@ -4,14 +4,8 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
-#include <cstdlib>
 #include <optional>
-#include <stdexcept>
-#include <string>
-#include <string_view>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -68,6 +62,7 @@ constexpr Ticks kFirstCare = 20'000'000, kLongestCare = 1'280'000'000;
 
 constinit std::atomic<Ticks> long_waits{0};  // of all barriers, ever
 constinit std::atomic<Ticks> careful_until{0}, last_care{0};
+constinit std::atomic<unsigned> careful_setting{0};  // of num_threads_set(); else it is void
 
 void take_care(Ticks time) {
   // A relapse soon after the last one doubles the time.
@@ -76,6 +71,7 @@ void take_care(Ticks time) {
   const bool relapse = time < until + before;
   const Ticks care = relapse ? std::min(2 * before, kLongestCare) : kFirstCare;
   last_care.store(care, std::memory_order_relaxed);
+  careful_setting.store(num_threads_set(), std::memory_order_relaxed);
   careful_until.store(time + care, std::memory_order_relaxed);
 }
 
@@ -97,7 +93,8 @@ void wait_until(const Done& done) {
 
 bool careful() {
   const Ticks until = careful_until.load(std::memory_order_relaxed);
-  return until != 0 && now() < until;
+  return until != 0 && now() < until &&
+         careful_setting.load(std::memory_order_relaxed) == num_threads_set();
 }
 
 Barrier::Barrier(int size) : size_(size), missing_(size) {}
@@ -422,112 +419,13 @@ class Ownership {
 
 }  // namespace
 
-// ---- Number of threads --------------------------------------------------------------------------
-
-namespace {
-
-constinit std::atomic<int> setting{0};  // 0: the environment has not been read yet
-constinit std::atomic<bool> was_set{false};
-
-// How many threads the library has whose threads are borrowed or, before a fork, were; and what it
-// said when the setting was made, which holds while that is unchanged. 0: whatever it says holds.
-constinit std::atomic<int (*)()> library_threads{nullptr};
-constinit std::atomic<int> library_said{0};
-
-bool usable(int n) { return 1 <= n && n <= kMaxThreads; }
-
-std::invalid_argument unusable(const std::string& name, const std::string& got) {
-  return std::invalid_argument(name + ": expected an integer from 1 to " +
-                               std::to_string(kMaxThreads) + ", got " + got);
-}
-
-std::string_view strip(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
-}
-
-std::optional<int> parse(std::string_view text) {
-  const std::string_view digits = strip(text);
-  int n = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), n);
-  const bool complete = error == std::errc{} && end == digits.data() + digits.size();
-  return complete && usable(n) ? std::optional(n) : std::nullopt;
-}
-
-// The CPUs that this process may run on.
-int available_cpus() {
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) return CPU_COUNT(&mask);
-#endif
-  return static_cast<int>(std::thread::hardware_concurrency());  // 0 where it is unknown
-}
-
-}  // namespace
-
-int choose_num_threads(const char* fusedrnn_num_threads, const char* omp_num_threads, int cpus) {
-  const std::string_view own = fusedrnn_num_threads ? fusedrnn_num_threads : "";
-  if (!strip(own).empty()) {
-    if (const auto n = parse(own)) return *n;
-    throw unusable("FUSEDRNN_NUM_THREADS", "'" + std::string(own) + "'");
-  }
-  const std::string_view omp = omp_num_threads ? omp_num_threads : "";
-  if (const auto n = parse(omp.substr(0, omp.find(',')))) return *n;
-  return std::clamp(cpus, 1, kMaxThreads);
-}
-
-namespace {
-
-int own_num_threads() {
-  int current = setting.load(std::memory_order_relaxed);
-  if (current != 0) return current;
-  const int chosen = choose_num_threads(std::getenv("FUSEDRNN_NUM_THREADS"),
-                                        std::getenv("OMP_NUM_THREADS"), available_cpus());
-  // If another thread has set it in the meantime, its word holds.
-  return setting.compare_exchange_strong(current, chosen) ? chosen : current;
-}
-
-// Whether somebody chose the number for us, and not for all libraries.
-bool was_chosen() {
-  const char* const named = std::getenv("FUSEDRNN_NUM_THREADS");
-  return was_set.load(std::memory_order_relaxed) || (named != nullptr && !strip(named).empty());
-}
-
-void hear_library() {
-  const auto library = library_threads.load(std::memory_order_relaxed);
-  library_said.store(library != nullptr && was_chosen() ? library() : 0, std::memory_order_relaxed);
-}
-
-}  // namespace
-
-int num_threads() {
-  const auto library = library_threads.load(std::memory_order_relaxed);
-  if (library == nullptr) return own_num_threads();
-  int said = library_said.load(std::memory_order_relaxed);
-  const int theirs = library();
-  if (theirs == said) return own_num_threads();
-  // From now on it is theirs, unless another thread has set ours in the meantime.
-  if (said != 0) library_said.compare_exchange_strong(said, 0, std::memory_order_relaxed);
-  return std::clamp(theirs, 1, kMaxThreads);
-}
-
-void set_num_threads(int n) {
-  if (!usable(n)) throw unusable("num_threads", std::to_string(n));
-  setting.store(n, std::memory_order_relaxed);
-  was_set.store(true, std::memory_order_relaxed);
-  hear_library();
-  careful_until.store(0, std::memory_order_relaxed);
-}
-
 // ---- Borrowed threads ---------------------------------------------------------------------------
 
 bool borrow_threads(const char* library) {
   const OpenMP found = library == nullptr ? OpenMP{} : find_openmp(library);
   const Ownership ownership;
   pool.openmp = found;
-  library_threads.store(found.max_threads, std::memory_order_relaxed);
-  hear_library();
+  follow_num_threads(found.max_threads);
   return found.parallel != nullptr;
 }
 
@@ -537,15 +435,3 @@ bool threads_are_borrowed() {
 }
 
 }  // namespace fusedrnn
-
-int fusedrnn_get_num_threads() {
-  try {
-    return fusedrnn::num_threads();
-  } catch (...) {
-    return 1;
-  }
-}
-
-void fusedrnn_set_num_threads(int n) {
-  fusedrnn::set_num_threads(std::clamp(n, 1, fusedrnn::kMaxThreads));
-}

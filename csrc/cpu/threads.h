@@ -1,4 +1,4 @@
-// Threads for the CPU drivers: a pool, a barrier, and the setting of how many to use.
+// Threads for the CPU drivers: a pool and a barrier.
 //
 //   parallel(4, [&](Team team) noexcept {
 //     first_half(team.rank, team.size);
@@ -14,9 +14,9 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace fusedrnn {
+#include "num_threads.h"
 
-inline constexpr int kMaxThreads = 1024;
+namespace fusedrnn {
 
 // A reusable barrier for `size` threads. wait() returns when all of them have called it; what they
 // wrote before is then visible to each. It spins briefly, then yields the CPU while it waits, so
@@ -44,21 +44,6 @@ struct Team {
   void sync() const;
 };
 
-// How many threads a parallel region may use. The first call reads the environment, see
-// choose_num_threads(); it throws std::invalid_argument if FUSEDRNN_NUM_THREADS is unusable.
-// While threads are borrowed, and in the child of a fork after that, it is the number that their
-// library has, until set_num_threads() says another; and the library's again once a call finds that
-// changed.
-int num_threads();
-
-// Throws std::invalid_argument unless 1 <= n <= kMaxThreads. Ends careful().
-void set_num_threads(int n);
-
-// The setting at start: FUSEDRNN_NUM_THREADS, else the first number of OMP_NUM_THREADS ("4,2"),
-// else `cpus`. Null or blank means not set. An unusable FUSEDRNN_NUM_THREADS throws
-// std::invalid_argument; an unusable OMP_NUM_THREADS, which isn't ours to judge, is passed over.
-int choose_num_threads(const char* fusedrnn_num_threads, const char* omp_num_threads, int cpus);
-
 // While it lives, this thread's denormals count as zero, as inputs and as results: they appear when
 // states and gradients decay, and cost a hundred cycles each. The end restores the whole control
 // register, so that (on x86) rounding, exception masks and sticky flags are as they were before.
@@ -75,7 +60,7 @@ class FlushDenormals {
 
 // Whether threads of a team have lately waited long for each other: other work has taken their
 // CPUs, and a team is slower than one thread. True for 20 ms, and for longer each time that it
-// happens again.
+// happens again; set_num_threads() ends it.
 bool careful();
 
 // From now on, and until a fork, parallel() runs on the threads of the OpenMP runtime that this
@@ -117,10 +102,3 @@ void parallel(int threads, Body&& body, std::int64_t patience = kAnyTime) {
 }
 
 }  // namespace fusedrnn
-
-// For threadpoolctl and other C callers. No error can be reported here: a number out of bounds is
-// clamped, and the setting is 1 while FUSEDRNN_NUM_THREADS is unusable.
-extern "C" {
-[[gnu::visibility("default")]] int fusedrnn_get_num_threads(void);
-[[gnu::visibility("default")]] void fusedrnn_set_num_threads(int n);
-}

@@ -67,7 +67,9 @@ def info() -> dict[str, Any]:
         ``version``; ``isa``, the instruction set in use (the environment variable ``FUSEDRNN_ISA``
         forces one); ``isa_compiled`` and ``isa_available``, the sets that this build has and that
         this machine can execute; ``threads``; ``thread_pool``, "own", or "OpenMP" where they are
-        borrowed from torch (see `fusedrnn.torch`); ``cells``; ``compiler``; ``cuda``, a dict:
+        borrowed from torch (see `fusedrnn.torch`); ``cpus``, a dict: how many CPUs this process is
+        ``allowed`` to run on, the physical ``cores`` that these belong to, and the ``quota`` of its
+        control groups, in CPUs, or None; ``cells``; ``compiler``; ``cuda``, a dict:
         ``built``, whether the package has that side; ``devices``; ``error``, why there are none, or
         None; the versions of CUDA's ``runtime`` and ``driver``; ``products``, where the large
         matrix products come from; ``emulated``, true only in builds for tests.

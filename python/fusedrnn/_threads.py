@@ -12,9 +12,11 @@ def get_num_threads() -> int:
     """Return how many threads a call may use.
 
     At first this is the environment variable ``FUSEDRNN_NUM_THREADS``, else ``OMP_NUM_THREADS``,
-    else the number of CPUs that this process may run on. With `fusedrnn.torch` it is the number of
-    `torch.set_num_threads`, until `set_num_threads` says another, and again torch's once a call
-    finds that changed.
+    else as many as can all compute at once: the physical cores of the CPUs that this process may
+    run on, and no more than the CPU quota of its control groups pays for in full (a container with
+    1.5 CPUs gets one thread). ``fusedrnn.info()["cpus"]`` has these numbers. With `fusedrnn.torch`
+    it is the number of `torch.set_num_threads`, until `set_num_threads` says another, and again
+    torch's once a call finds that changed.
 
     Returns
     -------
