@@ -5,7 +5,6 @@ Each runs in a process of its own with a time limit: a hang is a failure.
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 

@@ -11,6 +11,7 @@
 
 #include "../cpu/cpus.h"
 #include "../cpu/num_threads.h"
+#include "../cpu/openblas.h"
 #include "../cpu/threads.h"
 #include "arrays.h"
 #include "gil.h"
@@ -258,6 +259,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         return borrow_threads(library ? library->c_str() : nullptr);
       },
       py::arg("library"));
+  m.def("lend_threads", &lend_threads);
+  m.def("take_threads_back", &take_threads_back);
+  m.def("lent_to", &lent_to);
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("as_array", &float_array, py::arg("object"), py::arg("name"),

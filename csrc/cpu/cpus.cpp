@@ -29,7 +29,8 @@ namespace {
 
 // ---- Physical cores -----------------------------------------------------------------------------
 
-// How many sets of hardware threads the CPUs belong to. A CPU whose set isn't told is one by itself.
+// How many sets of hardware threads the CPUs belong to. A CPU whose set isn't told is one by
+// itself.
 int count_cores(const std::vector<int>& allowed, const std::string& root) {
   std::set<std::string> cores;
   for (const int cpu : allowed) {

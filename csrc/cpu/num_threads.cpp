@@ -62,9 +62,9 @@ namespace {
 int own_num_threads() {
   int current = setting.load(std::memory_order_relaxed);
   if (current != 0) return current;
-  const int chosen = choose_num_threads(std::getenv("FUSEDRNN_NUM_THREADS"),
-                                        std::getenv("OMP_NUM_THREADS"),
-                                        usable_cpus(read_cpus(allowed_cpus())));
+  const int chosen =
+      choose_num_threads(std::getenv("FUSEDRNN_NUM_THREADS"), std::getenv("OMP_NUM_THREADS"),
+                         usable_cpus(read_cpus(allowed_cpus())));
   // If another thread has set it in the meantime, its word holds.
   return setting.compare_exchange_strong(current, chosen) ? chosen : current;
 }

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -165,10 +167,16 @@ class Job {
   // The caller's part: settles the team, is its rank 0, and waits until all `workers` have
   // finished.
   void lead(int size, int workers) {
+    settle(size, workers);
+    lead();
+  }
+  void settle(int size, int workers) {
     barrier_.emplace(size);
     running_.store(workers, std::memory_order_relaxed);
     size_.store(size, std::memory_order_release);
-    task_(context_, Team{0, size, &*barrier_});
+  }
+  void lead() {
+    task_(context_, Team{0, size(), &*barrier_});
     wait_until([&] { return running_.load(std::memory_order_acquire) == 0; });
   }
 
@@ -351,15 +359,17 @@ void run_on_workers(Job& job, int threads, Ticks begin, Ticks patience, bool wak
 
 // The team on the threads of OpenMP. A team of its usual size: libgomp ends the threads that a
 // smaller one has no use for, and has to start them again later. Those above `threads` do nothing.
-void run_on_openmp(Job& job, int threads) {
+// The caller's part is lead(size of OpenMP's team).
+template <class Lead>
+void run_on_openmp(Job& job, int threads, const Lead& lead) {
   struct Region {
     Job& job;
-    int threads;
-  } region{job, threads};
+    const Lead& lead;
+  } region{job, lead};
   const auto body = [](void* context) {
-    const auto [job, threads] = *static_cast<Region*>(context);
+    const auto& [job, lead] = *static_cast<Region*>(context);
     const int rank = pool.openmp.thread_num(), team = pool.openmp.num_threads();
-    if (rank == 0) return job.lead(std::min(threads, team), team - 1);
+    if (rank == 0) return lead(team);
     const bool nested = std::exchange(inside_parallel, true);
     const std::uint64_t before = float_control();
     job.leave_caller();
@@ -381,7 +391,7 @@ void run_on_pool(int threads, Ticks patience, ParallelTask task, void* context) 
   if (pool.openmp.parallel == nullptr) {
     run_on_workers(job, threads, begin, patience, wake);
   } else if (wake) {
-    run_on_openmp(job, threads);
+    run_on_openmp(job, threads, [&](int team) { job.lead(std::min(threads, team), team - 1); });
   } else {
     job.lead(1, 0);  // its threads may be asleep, and the caller must have them all
   }
@@ -398,6 +408,80 @@ void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* c
     task(context, Team{});
   } else {
     run_on_pool(size, patience, task, context);
+    pool.busy.store(false, std::memory_order_release);
+  }
+  inside_parallel = nested;
+}
+
+// ---- All at once --------------------------------------------------------------------------------
+
+namespace {
+
+// Threads of one call's own, for ranks that the pool has no thread for. They end with it.
+class NewThreads {
+ public:
+  NewThreads(Job& job, int first, int end) {
+    const sigset_t before = block_signals();
+    for (int rank = first; rank < end; ++rank) {
+      threads_.push_back(start([&job, rank] {
+        inside_parallel = true;
+        job.follow([rank] { return rank; });
+      }));
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  ~NewThreads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  NewThreads(const NewThreads&) = delete;
+  NewThreads& operator=(const NewThreads&) = delete;
+
+ private:
+  // The others wait for this one, so it must come: where the system has none, when it has again.
+  template <class Body>
+  static std::thread start(const Body& body) {
+    for (;;) {
+      try {
+        return std::thread(body);
+      } catch (const std::system_error&) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    }
+  }
+
+  std::vector<std::thread> threads_;
+};
+
+void run_all_on_workers(Job& job, int count) {
+  const int workers = grow(count - 1);
+  job.settle(count, workers);
+  for (int i = 0; i < workers; ++i) {
+    pool.workers[i].rank = i + 1;
+    post(pool.workers[i], job);
+  }
+  const NewThreads rest(job, workers + 1, count);
+  job.lead();
+}
+
+}  // namespace
+
+void run_together(int count, ParallelTask task, void* context) {
+  Job job(task, context);
+  const bool nested = std::exchange(inside_parallel, true);
+  if (nested || pool.busy.exchange(true, std::memory_order_acquire)) {
+    job.settle(count, 0);
+    const NewThreads rest(job, 1, count);
+    job.lead();
+  } else {
+    pool.last_call = now();
+    if (pool.openmp.parallel == nullptr)
+      run_all_on_workers(job, count);
+    else
+      run_on_openmp(job, count, [&](int team) {
+        job.settle(count, team - 1);
+        const NewThreads rest(job, team, count);
+        job.lead();
+      });
     pool.busy.store(false, std::memory_order_release);
   }
   inside_parallel = nested;

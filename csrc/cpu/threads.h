@@ -101,4 +101,10 @@ void parallel(int threads, Body&& body, std::int64_t patience = kAnyTime) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// Runs task(context, team) for each of `count` ranks, all at the same time whatever the setting is,
+// so that they may wait for each other by means of their own; returns when all are done. The caller
+// is rank 0. Where the pool lacks threads, or is at work for somebody else, new ones help. Every
+// rank has the caller's floating-point control register.
+void run_together(int count, ParallelTask task, void* context);
+
 }  // namespace fusedrnn

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core, cuda, functional, reference, weights
 from . import _device as _gpu
+from ._lend import LentThreads, lend_threads
 from ._stream import Stream
 from ._threads import get_num_threads, set_num_threads
 from .functional import Gradients, Tape
@@ -25,12 +26,14 @@ __all__ = [
     "LSTM",
     "RNN",
     "Gradients",
+    "LentThreads",
     "Stream",
     "Tape",
     "cuda",
     "functional",
     "get_num_threads",
     "info",
+    "lend_threads",
     "reference",
     "set_num_threads",
     "weights",

@@ -135,8 +135,8 @@ TEST_CASE("cpus: a container whose group has its outer name") {
   system.write("/sys/fs/cgroup/cpu.max", "100000 100000\n");
   system.write("/sys/fs/cgroup/inner/cpu.max", "50000 100000\n");
   const auto shows = [&](const std::string& top) {
-    system.write("/proc/self/mountinfo", kRest + ("30 22 0:26 " + top) +
-                                             " /sys/fs/cgroup ro - cgroup2 cgroup rw\n");
+    system.write("/proc/self/mountinfo",
+                 kRest + ("30 22 0:26 " + top) + " /sys/fs/cgroup ro - cgroup2 cgroup rw\n");
   };
   shows("/docker/42");  // as far as it is shown
   CHECK(system.quota() == 0.5);

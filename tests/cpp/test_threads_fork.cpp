@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "lend_testing.h"
 #include "sanitizers.h"
 #include "thread_testing.h"
 
@@ -47,6 +48,13 @@ bool holds_in_child(Check check) {
 }
 
 }  // namespace
+
+TEST_CASE("fork: the child has threads of its own to lend") {
+  const Lent lent;
+  REQUIRE(computes(4));
+  CHECK(holds_in_child([] { return computes(4) && computes(kFakeBuffers); }));
+  CHECK(computes(4));
+}
 
 TEST_CASE("fork: while the pool is idle, child and grandchild have a pool of their own") {
   const ThreadLimit limit(4);
