@@ -238,6 +238,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             return s->step(weights, x, out);
           },
           py::arg("weights").none(false), py::arg("x"), py::arg("out"))
+      .def(
+          "run",
+          [](const Held<StreamHandle>& s, py::object weights, py::object block, bool batch_first,
+             py::object out) { return s->run(weights, block, batch_first, out); },
+          py::arg("weights").none(false), py::arg("block"), py::arg("batch_first"), py::arg("out"))
       .def_property(
           "state", [](const Held<StreamHandle>& s) { return s->state(); },
           [](const Held<StreamHandle>& s, py::object value) { s->set_state(value); });

@@ -53,14 +53,21 @@ class TypedStream final : public StreamHandle {
     check_shape(given, "x", row(input_dim(model)));
     const py::array x = contiguous<T>(given, "x");
     Result<T> y = make_result<T>(out, out.is_none() ? "y" : "out", row(output_dim(model)), false);
-    if (y.target) check_apart(y.target, "out", given, "x");
-    {
-      const Turn turn(holder_);
-      if (weights.ptr() != weights_.ptr()) use(weights);
-      const GilRelease release(worth_releasing_);
-      stream_.step(data<T>(x), y.data());
-    }
-    y.finish();
+    go_on(weights, 1, {given, "x"}, x, y);
+    return y.user;
+  }
+
+  py::object run(py::handle weights, py::handle block, bool batch_first, py::handle out) override {
+    const Model& model = stream_.model();
+    const bool swap = arrangement_.batched && batch_first;
+    const Arrangement arrangement{arrangement_.batched, swap};
+    const py::array given = as_array<T>(block, "block");
+    check_shape(given, "block", arrangement.sequence({}, batch_, input_dim(model)));
+    const Index steps = given.shape(swap ? 1 : 0);
+    const py::array x = contiguous<T>(swap ? Result<T>::swapped(given) : given, "block");
+    Result<T> y = make_result<T>(out, out.is_none() ? "y" : "out",
+                                 arrangement.sequence(steps, batch_, output_dim(model)), swap);
+    go_on(weights, steps, {given, "block"}, x, y);
     return y.user;
   }
 
@@ -96,6 +103,32 @@ class TypedStream final : public StreamHandle {
     return {{batch_, "B"}, width};
   }
 
+  struct Given {
+    const py::array& array;
+    Name name;
+  };
+  // So many steps with x, which is what was given in kernel order; y.finish() included.
+  void go_on(py::handle weights, Index steps, const Given& given, const py::array& x,
+             Result<T>& y) {
+    if (y.target) check_apart(y.target, "out", given.array, given.name);
+    if (steps > 0) {
+      const Turn turn(holder_);
+      if (weights.ptr() != weights_.ptr()) use(weights);
+      prepare(steps);
+      const GilRelease release(stream_.estimated_us() > gil_worth_us);
+      stream_.run(data<T>(x), y.data());
+    }
+    y.finish();
+  }
+
+  void prepare(Index steps) {
+    try {
+      stream_.prepare(steps);
+    } catch (const std::bad_alloc&) {
+      out_of_memory("stream: not enough memory for T = " + std::to_string(steps));
+    }
+  }
+
   // For the weights of another version.
   void use(py::handle object) {
     const auto* weights = weights_of<T>(*object.cast<std::shared_ptr<PackedWeights>>());
@@ -109,7 +142,6 @@ class TypedStream final : public StreamHandle {
   const Index batch_;
   fusedrnn::Stream<T> stream_;
   py::object weights_;  // PackedWeights that stream_ reads
-  const bool worth_releasing_ = stream_.estimated_us() > gil_worth_us;
   std::atomic<unsigned> holder_{Turn::nobody};
 };
 

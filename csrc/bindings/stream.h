@@ -1,4 +1,4 @@
-// The class of the module that is fed one time step at a time.
+// The class of the module that is fed a few time steps at a time.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -19,6 +19,9 @@ class StreamHandle {
   // y of one step with these weights, which may be others than in the step before. `out` may be
   // None.
   virtual py::object step(py::handle weights, py::handle x, py::handle out) = 0;
+  // The same of a block of steps; with a batch it may stand first.
+  virtual py::object run(py::handle weights, py::handle block, bool batch_first,
+                         py::handle out) = 0;
   virtual py::object state() = 0;                // copies
   virtual void set_state(py::handle state) = 0;  // None: zero
 };

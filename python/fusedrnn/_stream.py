@@ -1,4 +1,4 @@
-"""A layer that is fed one time step at a time."""
+"""A layer that is fed one time step, or a block of steps, at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ._network import Array
 class Stream:
     """A layer that is fed one time step at a time, for loops: it keeps the state between steps.
 
-    `Layer.stream` makes it. Each step works with the layer's parameters of that moment: new ones
-    act from the next step on, and the state stays. No dropout acts. Any number of streams of a
-    layer may run in any threads, but each stream serves one thread at a time.
+    `step` takes one time step, `run` a block of them, as audio comes. `Layer.stream` makes it. Each
+    call works with the layer's parameters of that moment: new ones act from the next call on, and
+    the state stays. No dropout acts. Any number of streams of a layer may run in any threads, but
+    each stream serves one thread at a time.
 
     Copies and pickles hold the layer and the state; `copy.copy` shares the layer with the original.
 
@@ -113,6 +114,53 @@ class Stream:
             Where memory runs out.
         """
         return self._stream.step(self._layer._weights._packed, x, out)
+
+    def run(self, block: Any, out: Array | None = None) -> Array:
+        """Go a block of time steps further, at the price of one call of the layer.
+
+        The results are those of as many calls of `step`, to the bit. Blocks may differ in length;
+        one that is longer than all before it takes memory, which is kept. With `out`, and where
+        both are C-contiguous with the time first, no other block does, and none takes a lock or
+        calls the system (but to wake other threads, where the block is worth them). After an error
+        the state is as it was.
+
+        Parameters
+        ----------
+        block : array
+            (T, B, I), or (T, I) without a batch size; (B, T, I) for a layer with ``batch_first``.
+            T may be 0. The layer's dtype.
+        out : array, optional
+            Where y goes; it must not share memory with `block`.
+
+        Returns
+        -------
+        y : array
+            The last layer's hidden states: (T, B, H), (T, H), or (B, T, H). `out`, or else a fresh
+            array.
+
+        Raises
+        ------
+        ValueError
+            For a wrong shape, or a read-only or overlapping `out`.
+        TypeError
+            For a wrong dtype or kind of argument.
+        RuntimeError
+            If another thread is in a step or run of this stream.
+        MemoryError
+            Where memory runs out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedrnn
+        >>> stream = fusedrnn.LSTM(1, 16, seed=0).stream()
+        >>> audio = np.zeros((480, 1), dtype=np.float32)
+        >>> y = np.empty((64, 16), dtype=np.float32)
+        >>> for begin in range(0, 448, 64):
+        ...     _ = stream.run(audio[begin : begin + 64], out=y)
+        """
+        layer = self._layer
+        return self._stream.run(layer._weights._packed, block, layer._batch_first, out)
 
     @property
     def state(self) -> Any:

@@ -309,11 +309,54 @@ TEST_CASE_TEMPLATE("rnn: a stream takes the steps of forward, with 1 to 3 thread
         if (step == half.steps) stream.use(next);
         const typename Network<T>::Array x(net.x.begin() + step * row,
                                            net.x.begin() + (step + 1) * row);
-        stream.step(x.data(), got.y.data() + step * out);
+        stream.prepare(1);
+        stream.run(x.data(), got.y.data() + step * out);
       }
       CHECK(got.y == want.y);
       CHECK(std::equal(want.h_n.begin(), want.h_n.end(), stream.state(0)));
       if (states > 1) CHECK(std::equal(want.c_n.begin(), want.c_n.end(), stream.state(1)));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("rnn: a stream's runs are parts of one call, to the bit", T, float, double) {
+  struct Case {
+    int layers;
+    Index batch, hidden;
+  };
+  constexpr Case cases[] = {{1, 1, 9}, {3, 5, 33}, {2, 40, 64}, {2, 1, 300}};
+  constexpr Index steps = 100;
+  for (int cell = 0; cell < n_cells; ++cell) {
+    for (const Case& c : cases) {
+      CAPTURE(cell);
+      CAPTURE(c.hidden);
+      const Problem problem{steps, c.batch, 0, {}};
+      Network<T> net({cell, 7, c.hidden, c.layers, 1}, problem);
+      const Weights<T> weights(net.model, net.parameters());
+      const Index row = c.batch * net.model.input, out = c.batch * c.hidden;
+      Outcome<T> want = sized(net);
+      forward<T>(weights, problem, sequence(net, want, true), nullptr);
+
+      Stream<T> stream(weights, c.batch);
+      for (int part = 0; part < net.model.spec().states; ++part) {
+        const auto& given = part == 0 ? net.h_0 : net.c_0;
+        std::copy(given.begin(), given.end(), stream.state(part));
+      }
+      Outcome<T> got = sized(net);
+      Index done = 0;
+      for (const Index some : {1, 40, 3, 1, 48, 7}) {  // more than ever before, and fewer
+        const ThreadLimit limit(static_cast<int>(1 + some % 3));
+        const typename Network<T>::Array x(net.x.begin() + done * row,
+                                           net.x.begin() + (done + some) * row);
+        stream.prepare(some);
+        stream.run(x.data(), got.y.data() + done * out);
+        done += some;
+      }
+      REQUIRE(done == steps);
+      CHECK(got.y == want.y);
+      CHECK(std::equal(want.h_n.begin(), want.h_n.end(), stream.state(0)));
+      if (net.model.spec().states > 1)
+        CHECK(std::equal(want.c_n.begin(), want.c_n.end(), stream.state(1)));
     }
   }
 }
