@@ -86,6 +86,24 @@ def test_attributes_hooks_and_modes_stay():
     assert all(vars(layer)[name] is value for name, value in before.items())
 
 
+def test_trust_is_said_by_the_report_and_taken_back():
+    model = torch.nn.ModuleList([torch.nn.GRU(4, 6), torch.nn.LSTMCell(4, 6)])
+    report = accelerate(model[:1], trust=True)
+    assert report.trusted == ("0",)
+    assert str(report) == "0: accelerated, trusting version counters"
+    report = accelerate(model)
+    assert report.swapped == ("0", "1") and report.trusted == ("0",)
+    assert model[0].trust and not model[1].trust
+    assert restore(model) == ("0", "1")
+    assert not hasattr(model[0], "trust")
+    with pytest.raises(TypeError, match=r"^trust: expected a bool, got int$"):
+        accelerate(model, trust=1)
+    model[0].trust = "mine"
+    assert accelerate(model).left == {
+        "0": "it has a trust, as fusedrnn's layers have for themselves"
+    }
+
+
 class Own(torch.nn.RNNBase):
     """A layer of somebody's own, on torch's base class."""
 

@@ -205,6 +205,20 @@ def test_trust_sees_what_counters_see_and_no_more(packs):
     assert len(packs) == 3
 
 
+def test_single_layers_trust(packs):
+    trusting, other = fusedrnn.torch.GRU(5, 7), fusedrnn.torch.GRU(5, 7)
+    cell, x = fusedrnn.torch.LSTMCell(5, 7), torch.randn(11, 3, 5)
+    trusting.trust = cell.trust = True
+    with torch.no_grad():
+        for layer, given in ((trusting, x), (other, x), (cell, x[0])):
+            before = layer(given)[0]
+            next(layer.parameters()).data.add_(1)
+            assert torch.equal(layer(given)[0], before) is layer.trust
+            next(layer.parameters()).add_(1)
+            assert not torch.equal(layer(given)[0], before)
+    assert len(packs) == 7
+
+
 def test_trust_is_not_misled_by_an_address():
     """New parameters at the addresses of old ones, with the same counts of versions."""
     x, first = torch.randn(11, 3, 5), fusedrnn.torch.GRU(5, 7)

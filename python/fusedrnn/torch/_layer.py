@@ -41,6 +41,10 @@ class RecurrentLayer:
     #: Whether a call that the kernels can't take is an error, see `accelerate`. May be set.
     strict = False
 
+    #: Whether to believe version counters that the parameters are unchanged, see
+    #: `trust_version_counters`. May be set.
+    trust = False
+
     #: torch's own class.
     torch_class: type[torch.nn.RNNBase]
 
@@ -198,7 +202,7 @@ class RecurrentLayer:
             if casts is not None and not ragged:
                 x, states = cast_inputs(self.mode, x, states)
             x, states, weights = lowered(x, states, weights)
-        packed = packed_weights(network, weights)
+        packed = packed_weights(network, weights, self.trust)
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         last: Any
         if dropout == 0 and not needs_gradients(x, states, weights):

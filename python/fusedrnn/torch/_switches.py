@@ -83,9 +83,10 @@ class trust_version_counters(Switch):
     parameters, at the speed of memory: some microseconds where a layer has 100 KiB of them, and
     nothing beside the work of longer sequences.
 
-    Trusting the counters leaves the fingerprint out. Then after an uncounted write the layer goes
-    on with the old values. Other optimizers, `load_state_dict`, ``copy_`` under `torch.no_grad` and
-    new tensors, ``parameter.data = ...`` included, are always seen.
+    Trusting the counters leaves the fingerprint out, here in all layers; for single ones there is
+    ``layer.trust = True``, for a model ``accelerate(model, trust=True)``. Then after an uncounted
+    write the layer goes on with the old values. Other optimizers, `load_state_dict`, ``copy_``
+    under `torch.no_grad` and new tensors, ``parameter.data = ...`` included, are always seen.
 
     Parameters
     ----------

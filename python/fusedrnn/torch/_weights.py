@@ -127,9 +127,8 @@ class _Entry:
     versions: list[int] | None  # None: made in inference mode, which doesn't count
     fingerprint: int
 
-    def holds(self, weights: Sequence[Tensor]) -> bool:
+    def holds(self, weights: Sequence[Tensor], trusting: bool) -> bool:
         """Whether the contents of these tensors, at the same addresses, are those packed."""
-        trusting = trust_version_counters.enabled
         if trusting or self.place.nbytes > _LARGE:
             versions = _versions(weights)
             if versions != self.versions:
@@ -150,7 +149,7 @@ _entries: dict[tuple[int, ...], _Entry] = {}
 
 
 def packed_weights(
-    network: Network, weights: Sequence[Tensor]
+    network: Network, weights: Sequence[Tensor], trust: bool = False
 ) -> _core.PackedWeights | DeviceWeights:
     """Return the packed weights of these tensors as they are now; on a GPU nothing is packed.
 
@@ -160,6 +159,8 @@ def packed_weights(
         From `network_of`.
     weights : sequence of Tensor
         The parameters in torch's order: plain tensors.
+    trust : bool
+        Whether to believe their version counters, as all calls do in `trust_version_counters`.
 
     Raises
     ------
@@ -173,7 +174,7 @@ def packed_weights(
     key = (id(network), *map(_pointer, weights))
     entry = _entries.get(key)
     if entry is not None and entry.place.is_of(weights):
-        if entry.holds(weights):
+        if entry.holds(weights, trust or trust_version_counters.enabled):
             return entry.packed
         if not entry.place.expired() and check_tensors(weights) == entry.place.dtype:
             entry = _entries[key] = entry.place.pack(weights)

@@ -24,18 +24,24 @@ class Report:
         The names of the layers that run on fusedrnn's kernels now; "" is the model itself.
     left : mapping of str to str
         The names of the recurrent layers that stay torch's, each with the reason.
+    trusted : tuple of str
+        The names of the swapped layers that believe version counters alone.
     """
 
     swapped: tuple[str, ...] = ()
     left: Mapping[str, str] = field(default_factory=dict)
+    trusted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{name or '(the model)'}: accelerated" for name in self.swapped]
+        trusted = {name: ", trusting version counters" for name in self.trusted}
+        lines = [
+            f"{name or '(the model)'}: accelerated{trusted.get(name, '')}" for name in self.swapped
+        ]
         lines += [f"{name or '(the model)'}: left, {why}" for name, why in self.left.items()]
         return "\n".join(lines) or "no recurrent layers"
 
 
-def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
+def accelerate(model: torch.nn.Module, *, strict: bool = False, trust: bool = False) -> Report:
     """Let every LSTM, GRU and RNN in a model, and every such cell, run on fusedrnn's kernels.
 
     The layers stay the same objects and only change their class, so that parameters, hooks,
@@ -66,6 +72,11 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
         Raise an error, and change nothing, if a recurrent layer would have to be left; and let a
         layer that is swapped raise `NotAccelerated` in a call that the kernels can't take. Without,
         torch's own path is taken in such calls.
+    trust : bool
+        Let the swapped layers believe torch's version counters alone that their parameters are
+        unchanged, as `trust_version_counters` lets all layers: single steps and short calls are
+        faster, and writes that torch doesn't count, by ``parameter.data``, NumPy, fused optimizers
+        or other processes, go unseen.
 
     Returns
     -------
@@ -76,7 +87,7 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
     Raises
     ------
     TypeError
-        If `model` is no module or `strict` no bool.
+        If `model` is no module, or `strict` or `trust` no bool.
     NotAccelerated
         If a layer would be left, and `strict`.
 
@@ -95,8 +106,9 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
     ('encoder',)
     """
     _check_module(model)
-    if not isinstance(strict, bool):
-        raise TypeError(f"strict: expected a bool, got {type(strict).__name__}")
+    for name, value in {"strict": strict, "trust": trust}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
     swaps: dict[str, tuple[Any, type[Any]]] = {}
     left: dict[str, str] = {}
     for name, module in model.named_modules():
@@ -106,13 +118,18 @@ def accelerate(model: torch.nn.Module, *, strict: bool = False) -> Report:
             swaps[name] = module, class_for(module)
         except Unsupported as reason:
             left[name] = str(reason)
-    report = Report(tuple(swaps), left)
+    trusted = tuple(
+        n for n, (module, _) in swaps.items() if trust or getattr(module, "trust", False)
+    )
+    report = Report(tuple(swaps), left, trusted)
     if strict and left:
         raise NotAccelerated(f"model: expected to accelerate every layer, got\n{report}")
     for module, kind in swaps.values():
         change_class(module, kind)
         if strict:
             module.strict = True
+        if trust:
+            module.trust = True
     return report
 
 
@@ -145,6 +162,7 @@ def restore(model: torch.nn.Module) -> tuple[str, ...]:
         if kind is not None:
             change_class(module, kind)
             module.__dict__.pop("strict", None)
+            module.__dict__.pop("trust", None)
             names.append(name)
     return tuple(names)
 

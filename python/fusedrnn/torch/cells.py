@@ -31,6 +31,10 @@ class RecurrentCell:
     #: Whether a call that the kernels can't take is an error, see `accelerate`. May be set.
     strict = False
 
+    #: Whether to believe version counters that the parameters are unchanged, see
+    #: `trust_version_counters`. May be set.
+    trust = False
+
     #: torch's own class.
     torch_class: type[torch.nn.RNNCellBase]
 
@@ -138,7 +142,7 @@ class RecurrentCell:
         if torch._C._is_any_autocast_enabled():
             low = self._low()
             input, states, weights = lowered(input, states, weights)
-        packed = packed_weights(network, weights)
+        packed = packed_weights(network, weights, self.trust)
         last: Any
         if needs_gradients(input, states, weights):
             last = FusedRNN.apply(packed, Call(network, step=True), input, *states, *weights)
@@ -199,6 +203,9 @@ class LSTMCell(RecurrentCell, torch.nn.LSTMCell):
     ----------
     strict : bool
         Whether a call that the kernels can't take is an error.
+    trust : bool
+        Whether version counters alone tell that the parameters are unchanged, see
+        `trust_version_counters`.
 
     Raises
     ------
@@ -232,6 +239,9 @@ class GRUCell(RecurrentCell, torch.nn.GRUCell):
     ----------
     strict : bool
         Whether a call that the kernels can't take is an error.
+    trust : bool
+        Whether version counters alone tell that the parameters are unchanged, see
+        `trust_version_counters`.
 
     Raises
     ------
@@ -262,6 +272,9 @@ class RNNCell(RecurrentCell, torch.nn.RNNCell):
     ----------
     strict : bool
         Whether a call that the kernels can't take is an error.
+    trust : bool
+        Whether version counters alone tell that the parameters are unchanged, see
+        `trust_version_counters`.
 
     Raises
     ------

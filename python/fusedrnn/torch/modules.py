@@ -24,6 +24,9 @@ class LSTM(RecurrentLayer, torch.nn.LSTM):
     ----------
     strict : bool
         Whether a call that the kernels can't take is an error.
+    trust : bool
+        Whether version counters alone tell that the parameters are unchanged, see
+        `trust_version_counters`.
     weight_ih_l[k], weight_hh_l[k], bias_ih_l[k], bias_hh_l[k], weight_hr_l[k] : Parameter
         As torch's, with ``_reverse`` for the reverse direction.
 
@@ -59,6 +62,9 @@ class GRU(RecurrentLayer, torch.nn.GRU):
     ----------
     strict : bool
         Whether a call that the kernels can't take is an error.
+    trust : bool
+        Whether version counters alone tell that the parameters are unchanged, see
+        `trust_version_counters`.
 
     Raises
     ------
@@ -93,6 +99,9 @@ class RNN(RecurrentLayer, torch.nn.RNN):
     ----------
     strict : bool
         Whether a call that the kernels can't take is an error.
+    trust : bool
+        Whether version counters alone tell that the parameters are unchanged, see
+        `trust_version_counters`.
 
     Raises
     ------
