@@ -54,6 +54,9 @@ def opcheck(name, arguments):
     torch.library.opcheck(getattr(torch.ops.fusedrnn, name).default, arguments)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # opcheck's
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", ["rnn", "rnn_train"])

@@ -14,13 +14,15 @@ import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from ._layer import RecurrentLayer
 
-__all__ = ["admit", "pass_over"]
+__all__ = ["admit", "untraced"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _BUILDER = "torch._dynamo.variables.builder"
 
@@ -33,11 +35,24 @@ def admit() -> None:
         sys.meta_path.insert(0, _AfterImport())
 
 
-def pass_over(function: Callable[..., Any]) -> None:
+def untraced(function: Function) -> Function:
     """Let Dynamo never trace a function, nor what it calls: an operator is a node of a graph."""
     frames: Any = torch._C._dynamo.eval_frame
-    skip = frames._FrameAction.SKIP
-    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    if hasattr(frames, "set_code_exec_strategy"):
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+        return function
+
+    # Before torch 2.8 only a frame can be passed over, and what it calls by setting Dynamo aside.
+    def aside(*arguments: Any) -> Any:
+        before = frames.set_eval_frame(None)
+        try:
+            return function(*arguments)
+        finally:
+            frames.set_eval_frame(before)
+
+    frames.skip_code(aside.__code__)
+    return cast(Function, aside)
 
 
 def _prepare(builder: Any) -> None:

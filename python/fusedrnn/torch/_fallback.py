@@ -81,7 +81,7 @@ def unseen(look: Callable[[], _Result]) -> _Result:
         torch._C._set_tracing_state(state)
 
 
-def decline(module: Any, reason: Exception, run: Callable[[], Any]) -> Any:
+def decline(module: Any, reason: Exception | str, run: Callable[[], Any]) -> Any:
     """Take torch's path, or raise NotAccelerated in strict mode.
 
     Where a call is wrong, torch's own error comes first. If torch has none, the kernels' has to do:

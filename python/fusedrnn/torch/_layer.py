@@ -69,7 +69,7 @@ class RecurrentLayer:
     _flat_weights: list[Any]
     _parameters: dict[str, Any]
     _update_flat_weights: Callable[[], None]
-    _weights_have_changed: Callable[[], bool]
+    _flat_weight_refs: list[Any]
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
         """Run the layer, as torch's does, or over sequences of some lengths.
@@ -109,7 +109,7 @@ class RecurrentLayer:
             obstacle = self._obstacle(input, hx)
             if obstacle is None:
                 return self._by_operator(input, hx, lengths)
-            reason: Exception = Unsupported(obstacle)
+            reason: Exception | str = obstacle
         else:
             try:
                 return self._by_kernels(input, hx, lengths)
@@ -166,9 +166,14 @@ class RecurrentLayer:
         return weights
 
     def _weights_to_trace(self) -> Sequence[Any]:
-        """Return the same, and change nothing of the layer: they may be a tracer's."""
-        if self._weights_have_changed():
-            return [getattr(self, name, None) for name in self._flat_weights_names]
+        """Return the same, and change nothing of the layer: they may be a tracer's.
+
+        As torch's `_weights_have_changed`, which Dynamo can't look into before torch 2.7.
+        """
+        found = [getattr(self, name, None) for name in self._flat_weights_names]
+        for kept, weight in zip(self._flat_weight_refs, found, strict=True):
+            if weight is not None and kept is not None and kept() is not weight:
+                return found
         return self._flat_weights
 
     def _states(self, hx: Any) -> Sequence[Any]:
@@ -241,9 +246,9 @@ class RecurrentLayer:
         if casts is not None:
             y, last = y.to(casts[0]), [p.to(d) for p, d in zip(last, casts, strict=False)]
         if isinstance(input, PackedSequence):
-            _, batch_sizes, order, inverse = input
+            inverse = input.unsorted_indices
             last = [permuted(part, inverse) for part in last]
-            y = PackedSequence(y, batch_sizes, order, inverse)
+            y = PackedSequence(y, input.batch_sizes, input.sorted_indices, inverse)
         return y, (last[0] if len(last) == 1 else (last[0], last[1]))
 
     def _casts(
@@ -298,8 +303,10 @@ class RecurrentLayer:
         elif x.dim() == 3:
             leading.append(x.size(0 if self.batch_first else 1))
         widths = (self.proj_size or self.hidden_size, self.hidden_size)
-        fits = all(list(p.shape) == [*leading, n] for p, n in zip(parts, widths, strict=False))
-        return None if fits else "hx of the wrong shape"
+        fit = [
+            list(p.shape) == [*leading, n] for p, n in zip(parts, widths[: len(parts)], strict=True)
+        ]
+        return None if all(fit) else "hx of the wrong shape"
 
     def _by_operator(self, input: Any, hx: Any, lengths: Tensor | None) -> Any:
         packed_input = isinstance(input, PackedSequence)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ def _call(arguments: Sequence[Any]) -> Call:
 # On the CPU, and on GPUs
 
 
+@_dynamo.untraced
 def _rnn(
     x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,6 +94,7 @@ def _rnn(
     return _results(y, last)
 
 
+@_dynamo.untraced
 def _rnn_train(
     x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -108,6 +110,7 @@ def _results(y: Any, last: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
     return y, h, c[0] if c else y.new_empty(0)
 
 
+@_dynamo.untraced
 def _rnn_backward(
     gradients: Sequence[Tensor | None],
     x: Tensor,
@@ -225,6 +228,7 @@ def _fake_rnn_backward(
 # Autograd
 
 
+@_dynamo.untraced
 def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
     x, hx, weights = arguments[:3]
     hx = _given(hx)
@@ -237,12 +241,21 @@ def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
         )
 
 
-def _rnn_autocast(x: Tensor, hx: Sequence[Tensor], *rest: Any) -> Any:
-    """Compute in float32, as `register_autocast` would do it, but for hx given as None."""
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
-    cast: Any = torch.amp.autocast_mode._cast
-    with torch._C._ExcludeDispatchKeyGuard(keys):
-        return torch.ops.fusedrnn.rnn(*cast((x, _given(hx), *rest), "cpu", torch.float32))
+def _autocast(name: str) -> Callable[..., Any]:
+    """Return an operator in float32, as `torch.library.register_autocast` (2.7) would make it.
+
+    But for hx given as None.
+    """
+
+    @_dynamo.untraced
+    def in_float32(x: Tensor, hx: Sequence[Tensor], *rest: Any) -> Any:
+        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+        cast: Any = torch.amp.autocast_mode._cast
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            operator = getattr(torch.ops.fusedrnn, name)
+            return operator(*cast((x, _given(hx), *rest), "cpu", torch.float32))
+
+    return in_float32
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -254,6 +267,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x, reserve, lengths, batch_sizes, key, *hx, *weights)
 
 
+@_dynamo.untraced
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     x, reserve, lengths, batch_sizes, key, *tensors = ctx.saved_tensors
     hx, weights = tensors[: ctx.states], tensors[ctx.states :]
@@ -276,8 +290,6 @@ def _refuse(ctx: Any, *_: Any) -> Any:
     )
 
 
-for _function in (_rnn, _rnn_train, _rnn_backward, _rnn_recorded, _rnn_autocast, _differentiate):
-    _dynamo.pass_over(_function)
 for _device in ("CPU", "CUDA"):
     _library.impl("rnn", _rnn, _device)
     _library.impl("rnn_train", _rnn_train, _device)
@@ -299,5 +311,5 @@ for _name in ("rnn_train", "rnn_backward"):
     torch.library.register_vmap(
         f"fusedrnn::{_name}", _transforms.each(getattr(torch.ops.fusedrnn, _name)), lib=_library
     )
-_library.impl("rnn", _rnn_autocast, "AutocastCPU")
-torch.library.register_autocast("fusedrnn::rnn_train", "cpu", torch.float32, lib=_library)
+for _name in ("rnn", "rnn_train"):
+    _library.impl(_name, _autocast(_name), "AutocastCPU")

@@ -78,7 +78,7 @@ class RecurrentCell:
             obstacle = self._obstacle(input, hx)
             if obstacle is None:
                 return self._by_operator(input, hx)
-            reason: Exception = Unsupported(obstacle)
+            reason: Exception | str = obstacle
         else:
             try:
                 return self._by_kernels(input, hx)
