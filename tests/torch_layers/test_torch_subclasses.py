@@ -333,13 +333,31 @@ class Final(torch.nn.GRU, metaclass=Refuses):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (Sum, "its own forward doesn't call super().forward()"),
-        (SumOfMore, "its own forward doesn't call super().forward()"),
-        (CallsItself, "its own forward doesn't call super().forward()"),
-        (TrainsItself, "its own forward doesn't call super().forward()"),
-        (Unreached, "its own forward doesn't call super().forward()"),
-        (NotCalled, "its own __call__ doesn't call super().__call__()"),
-        (PastTorch, "its own forward doesn't call super().forward()"),
+        (Sum, "its own forward doesn't call super().forward(), which would be accelerated"),
+        (
+            SumOfMore,
+            "its own forward doesn't call super().forward(), which would be accelerated",
+        ),
+        (
+            CallsItself,
+            "its own forward doesn't call super().forward(), which would be accelerated",
+        ),
+        (
+            TrainsItself,
+            "its own forward doesn't call super().forward(), which would be accelerated",
+        ),
+        (
+            Unreached,
+            "its own forward doesn't call super().forward(), which would be accelerated",
+        ),
+        (
+            NotCalled,
+            "its own __call__ doesn't call super().__call__(), which would be accelerated",
+        ),
+        (
+            PastTorch,
+            "its own forward doesn't call super().forward(), which would be accelerated",
+        ),
         (Unchecked, "its own check_forward_args is a part of torch's forward"),
         (OwnStates, "it has a _states, as fusedrnn's layers have for themselves"),
         (Final, "no class can be derived from Final: final"),

@@ -63,7 +63,10 @@ def class_for(module: Any) -> type[Any]:
     kind = _plain_class(module)
     torch_class = next((base for base in kind.__mro__ if base in ACCELERATED), None)
     if torch_class is None:
-        raise Unsupported(f"{kind.__module__}.{kind.__qualname__} is a class of its own")
+        raise Unsupported(
+            f"{kind.__module__}.{kind.__qualname__} is a class of its own; a subclass of torch's "
+            "LSTM, GRU, RNN or cells would be accelerated in what it calls super().forward()"
+        )
     _check_own(kind)
     tensors = [tensor for tensor in _tensors_of(module) if tensor is not None]
     if tensors:
@@ -123,7 +126,9 @@ def _check_own(kind: type[Any]) -> None:
             raise Unsupported(f"its own {overridden[0]} is a part of torch's forward")
         for name, ways in _WAYS_ON.items():
             if name in members and not _reaches(members[name], ways, bases):
-                raise Unsupported(f"its own {name} doesn't call super().{name}()")
+                raise Unsupported(
+                    f"its own {name} doesn't call super().{name}(), which would be accelerated"
+                )
 
 
 #: By which attributes a method leads on to torch's own; are they those of super()?
