@@ -17,9 +17,21 @@ pytestmark = [
 
 # Products that OpenBLAS divides among its threads, and `mine`, the CPU time of each thread by now.
 BEGIN = """
-import os, threading, time, warnings
+import ctypes, os, threading, time, warnings
 import numpy as np
 import fusedrnn
+
+def openblas(name, *arguments):
+    with open("/proc/self/maps") as file:
+        paths = {line.split()[-1] for line in file if "openblas" in line}
+    for library in map(ctypes.CDLL, paths):
+        for function in (f"scipy_{name}64_", f"scipy_{name}", f"{name}64_", name):
+            if hasattr(library, function):
+                return getattr(library, function)(*arguments)
+
+# By its own function: the environment can't make it more than there are CPUs.
+openblas("openblas_set_num_threads", THREADS)
+assert openblas("openblas_get_num_threads") == THREADS
 warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 rng = np.random.default_rng(0)
 matrices = {
@@ -65,7 +77,8 @@ def run_lent(script: str, threads: int = 4, **environment: str) -> str:
     """Return the output of BEGIN and a script, which `fusedrnn.lend_threads` works for."""
     if not lends():
         pytest.skip("NumPy's BLAS takes no threads of others")
-    return output(BEGIN + script, OPENBLAS_NUM_THREADS=str(threads), **environment)
+    begin = BEGIN.replace("THREADS", str(threads))
+    return output(begin + script, OPENBLAS_NUM_THREADS="2", **environment)
 
 
 def lends() -> bool:
@@ -132,23 +145,36 @@ print(len(_core.lent_to()), same(products(), own))
     assert run_lent(script) == "1\n0\n1\n0 True"
 
 
+def test_more_threads_than_it_has_buffers_for_get_none():
+    script = """
+openblas("openblas_set_num_threads", 40)
+with fusedrnn.lend_threads() as lent:
+    print(lent.libraries)
+    print(lent.reason.partition(": ")[2])
+"""
+    assert run_lent(script) == (
+        "()\nit has 40 threads, more than half of the 64 that it was built for"
+    )
+
+
 def test_from_several_threads_beside_calls_of_layers():
     script = """
 layer = fusedrnn.LSTM(64, 64, seed=0)
 x = np.random.default_rng(0).normal(size=(50, 16, 64)).astype(np.float32)
 y = layer(x)[0]
-wrong = []
+inverse, wrong = np.linalg.inv(matrices[257, "f"]), []
+
+a = matrices[257, "f"]
+want = a @ a
 
 def multiply():
-    for _ in range(3):
-        if not same(products(), own):
+    for _ in range(10):
+        if not np.array_equal(a @ a, want):
             wrong.append("product")
 
 def decompose():
-    a = matrices[257, "d"]
-    b = np.linalg.inv(a)
     for _ in range(10):
-        if not np.array_equal(np.linalg.inv(a), b):
+        if not np.array_equal(np.linalg.inv(a), inverse):
             wrong.append("inverse")
 
 def recur():
@@ -164,30 +190,35 @@ with fusedrnn.lend_threads():
         thread.join()
 print(wrong)
 """
-    assert run_lent(script) == "[]"
+    assert run_lent(script, threads=3) == "[]"
 
 
 def test_a_forked_child_and_its_parent_go_on():
     script = """
+from fusedrnn import _core
 lent = fusedrnn.lend_threads()
 products()
 child = os.fork()
 if child == 0:
-    os._exit(0 if same(products(), own) else 1)
-print(wait(child), same(products(), own))
+    right = not _core.lent_to() and same(products(), own)
+    with fusedrnn.lend_threads() as again:
+        os._exit(0 if right and again.libraries and same(products(), own) else 1)
+print(wait(child), len(_core.lent_to()), same(products(), own))
 """
-    assert run_lent(script) == "0 True"
+    assert run_lent(script) == "0 1 True"
 
 
 def test_a_fork_while_another_thread_multiplies():
     script = """
 lent = fusedrnn.lend_threads()
-stop = threading.Event()
+stop, wrong = threading.Event(), []
+a = matrices[257, "f"]
+want = a @ a
 
 def multiply():
-    a = matrices[257, "f"]
     while not stop.is_set():
-        a @ a
+        if not np.array_equal(a @ a, want):
+            wrong.append(1)
 
 thread = threading.Thread(target=multiply)
 thread.start()
@@ -198,26 +229,23 @@ for _ in range(10):
     child = os.fork()
     if child == 0:
         layer(x)
-        os._exit(0)
+        os._exit(0)  # OpenBLAS itself can't multiply here: another thread was in the midst of it
+    if not np.array_equal(a @ a, want):
+        wrong.append(2)
     codes.add(wait(child))
 stop.set()
 thread.join()
-print(codes, same(products(), own))
+print(codes, wrong, same(products(), own))
 """
-    assert run_lent(script) == "{0} True"
+    assert run_lent(script) == "{0} [] True"
 
 
 def test_a_process_ends_in_the_middle_of_a_product():
     script = """
 lent = fusedrnn.lend_threads()
-a = matrices[600, "d"]
-
-def multiply():
-    while True:
-        a @ a
-
-threading.Thread(target=multiply, daemon=True).start()
-time.sleep(0.2)
+a = rng.normal(size=(4000, 4000))
+threading.Thread(target=lambda: a @ a, daemon=True).start()  # half a second
+time.sleep(0.1)
 print("ends")
 """
     assert run_lent(script) == "ends"
@@ -246,7 +274,7 @@ with fusedrnn.lend_threads() as lent:
 
 
 def test_where_there_is_none_it_says_why(monkeypatch):
-    monkeypatch.setattr(_core, "lend_threads", list)
+    monkeypatch.setattr(_core, "lend_threads", list)  # an empty one
     monkeypatch.setattr(_core, "take_threads_back", lambda: None)
     for name, reason in {
         "mkl-sdl": "NumPy's BLAS, mkl-sdl, doesn't hand its work to other threads; OpenBLAS does",
@@ -257,4 +285,4 @@ def test_where_there_is_none_it_says_why(monkeypatch):
         with fusedrnn.lend_threads() as lent:
             assert lent.libraries == ()
             assert lent.reason == reason
-            assert repr(lent) == f"<LentThreads to nobody: {reason}>"
+            assert repr(lent) == f"<LentThreads to nobody ({reason})>"

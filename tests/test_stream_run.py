@@ -176,17 +176,36 @@ def test_out_must_not_overlap_the_block():
 
 def test_memory_that_runs_out_is_an_error():
     stream = fusedrnn.GRU(1, 4, 3, seed=0).stream()
-    stream.run(np.ones((2, 1), F4))
-    before = stream.state
-    huge = np.broadcast_to(F4(0), (2**46, 1))
-    with pytest.raises(MemoryError):
-        stream.run(huge)
-    assert_same_state(stream.state, before)
+    with pytest.raises(MemoryError, match=r"^block: an array of \(70368744177664, 1\)"):
+        stream.run(np.broadcast_to(F4(0), (2**46, 1)))
+    script = """
+import resource
+import numpy as np
+import fusedrnn
+layer = fusedrnn.LSTM(1, 512, 4, proj_size=1, seed=0)
+stream, begun = layer.stream(), np.ones((2, 1), np.float32)
+x = np.ones((2_000_000, 1), np.float32)
+y, out = stream.run(begun), np.empty((2_000_000, 1), np.float32)
+before = stream.state
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), used + (4 << 20)))
+try:
+    stream.run(x, out)
+except MemoryError as error:
+    print(error)
+print(all((a == b).all() for a, b in zip(stream.state, before)))
+stream.reset()
+print((stream.run(begun) == y).all())
+"""
+    assert output(script, FUSEDRNN_NUM_THREADS="1") == (
+        "stream: not enough memory for T = 2000000\nTrue\nTrue"
+    )
 
 
 # What a block may ask of the system
 
-# Runs 100,000 blocks of 64 samples; WARM ones before, and MEASURE right before and after.
+# play() runs 100,000 blocks, of 64 samples and fewer.
 AUDIO = """
 import sys
 import numpy as np
@@ -199,13 +218,15 @@ for layer in layers:
     stream = layer.stream()
     out = np.zeros((64, layer.hidden_size), np.float32)
     todo.append((stream.run, out))
-    for _ in range(100):
-        stream.run(block, out)
+    for samples in (64, 1, 48, 7) * 25:
+        stream.run(block[:samples], out[:samples])
+
+lengths = (64, 1, 48, 64, 7) * 10_000
 
 def play():
     for run, out in todo:
-        for _ in range(50_000):
-            run(block, out)
+        for samples in lengths:
+            run(block[:samples], out[:samples])
 """
 
 # Lets this process write, end and ask for memory (Python's own objects), and nothing else: any

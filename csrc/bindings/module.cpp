@@ -264,7 +264,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         return borrow_threads(library ? library->c_str() : nullptr);
       },
       py::arg("library"));
-  m.def("lend_threads", &lend_threads);
+  m.def("lend_threads", [] {
+    py::list found;  // of (path, why not)
+    for (const Borrower& each : lend_threads()) {
+      const bool has_them = each.why_not.empty();
+      found.append(
+          py::make_tuple(each.path, has_them ? py::object(py::none()) : py::str(each.why_not)));
+    }
+    return found;
+  });
   m.def("take_threads_back", &take_threads_back);
   m.def("lent_to", &lent_to);
   m.def("get_num_threads", &num_threads);

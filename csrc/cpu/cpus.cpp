@@ -1,6 +1,7 @@
 #include "cpus.h"
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <optional>
 #include <set>
@@ -59,6 +60,20 @@ bool contains(std::string_view list, std::string_view name) {
   return false;
 }
 
+// A name as mountinfo writes it, with \040 for a space.
+std::string decoded(const std::string& name) {
+  std::string out;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    int code = 0;
+    const char* const digits = name.data() + i + 1;
+    const bool escaped = name[i] == '\\' && i + 3 < name.size() &&
+                         std::from_chars(digits, digits + 3, code, 8).ptr == digits + 3;
+    out += escaped ? static_cast<char>(code) : name[i];
+    if (escaped) i += 3;
+  }
+  return out;
+}
+
 // From /proc/self/mountinfo, whose lines are
 //   36 35 98:0 /top /mounted/at rw,noatime master:1 - cgroup2 source rw,cpu
 // with any number of fields before the dash.
@@ -72,7 +87,7 @@ std::optional<Hierarchy> find_hierarchy(const std::string& root, bool version_2)
     if (!(mount >> id >> parent >> device >> top >> mounted_at)) continue;
     if (!(type >> kind >> source >> options)) continue;
     if (version_2 ? kind == "cgroup2" : kind == "cgroup" && contains(options, "cpu"))
-      return Hierarchy{mounted_at, top};
+      return Hierarchy{decoded(mounted_at), decoded(top)};
   }
   return std::nullopt;
 }
@@ -117,9 +132,12 @@ double read_quota(const std::string& root, bool version_2) {
   // Below the group that is shown, if it lies there; in a container, whose own group may be shown
   // under the name that it has outside, it is the folder itself.
   std::string below = *group;
-  if (hierarchy->top != "/")
-    below = below.starts_with(hierarchy->top) ? below.substr(hierarchy->top.size()) : "";
-  if (below.find("..") != std::string::npos) below.clear();
+  if (hierarchy->top != "/") {
+    const std::string& top = hierarchy->top;
+    const bool inside = below == top || below.starts_with(top + "/");
+    below = inside ? below.substr(top.size()) : "";
+  }
+  if ((below + "/").find("/../") != std::string::npos) below.clear();  // outside what is shown
   double limit = 0;
   for (;;) {
     limit = smaller_limit(limit, limit_of(root + hierarchy->mounted_at + below, version_2));

@@ -10,11 +10,17 @@
 
 namespace fusedrnn {
 
-// From now on the OpenBLAS libraries that are loaded run their jobs on our threads. Returns the
-// paths of these; none where no loaded library takes such a function. Counts how often it was
-// called. Not while another thread computes with these libraries: they read the function's address
-// twice.
-std::vector<std::string> lend_threads();
+struct Borrower {
+  std::string path;
+  std::string why_not;  // empty: it has our threads
+};
+
+// From now on the OpenBLAS libraries that are loaded run their jobs on our threads, until as many
+// take_threads_back(), or until a fork in the child. Returns those that there are of 0.3.27 or
+// later; one that has more than half of the threads that it was built for can't: its own threads
+// need their buffers, too. Not while another thread computes with these libraries: they read the
+// function's address twice.
+std::vector<Borrower> lend_threads();
 
 // Takes back one lend_threads(). After the last one the libraries run on their own threads again.
 void take_threads_back();

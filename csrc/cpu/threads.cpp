@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <optional>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -64,7 +64,7 @@ constexpr Ticks kFirstCare = 20'000'000, kLongestCare = 1'280'000'000;
 
 constinit std::atomic<Ticks> long_waits{0};  // of all barriers, ever
 constinit std::atomic<Ticks> careful_until{0}, last_care{0};
-constinit std::atomic<unsigned> careful_setting{0};  // of num_threads_set(); else it is void
+constinit std::atomic<unsigned> careful_setting{0};  // num_threads_set() then; else it is void
 
 void take_care(Ticks time) {
   // A relapse soon after the last one doubles the time.
@@ -417,78 +417,6 @@ void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* c
 
 namespace {
 
-// Threads of one call's own, for ranks that the pool has no thread for. They end with it.
-class NewThreads {
- public:
-  NewThreads(Job& job, int first, int end) {
-    const sigset_t before = block_signals();
-    for (int rank = first; rank < end; ++rank) {
-      threads_.push_back(start([&job, rank] {
-        inside_parallel = true;
-        job.follow([rank] { return rank; });
-      }));
-    }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  }
-  ~NewThreads() {
-    for (std::thread& thread : threads_) thread.join();
-  }
-  NewThreads(const NewThreads&) = delete;
-  NewThreads& operator=(const NewThreads&) = delete;
-
- private:
-  // The others wait for this one, so it must come: where the system has none, when it has again.
-  template <class Body>
-  static std::thread start(const Body& body) {
-    for (;;) {
-      try {
-        return std::thread(body);
-      } catch (const std::system_error&) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
-    }
-  }
-
-  std::vector<std::thread> threads_;
-};
-
-void run_all_on_workers(Job& job, int count) {
-  const int workers = grow(count - 1);
-  job.settle(count, workers);
-  for (int i = 0; i < workers; ++i) {
-    pool.workers[i].rank = i + 1;
-    post(pool.workers[i], job);
-  }
-  const NewThreads rest(job, workers + 1, count);
-  job.lead();
-}
-
-}  // namespace
-
-void run_together(int count, ParallelTask task, void* context) {
-  Job job(task, context);
-  const bool nested = std::exchange(inside_parallel, true);
-  if (nested || pool.busy.exchange(true, std::memory_order_acquire)) {
-    job.settle(count, 0);
-    const NewThreads rest(job, 1, count);
-    job.lead();
-  } else {
-    pool.last_call = now();
-    if (pool.openmp.parallel == nullptr)
-      run_all_on_workers(job, count);
-    else
-      run_on_openmp(job, count, [&](int team) {
-        job.settle(count, team - 1);
-        const NewThreads rest(job, team, count);
-        job.lead();
-      });
-    pool.busy.store(false, std::memory_order_release);
-  }
-  inside_parallel = nested;
-}
-
-namespace {
-
 // Owns the pool while it lives.
 class Ownership {
  public:
@@ -501,7 +429,91 @@ class Ownership {
   Ownership& operator=(const Ownership&) = delete;
 };
 
+// Threads of one call's own, for ranks [first, end) that the pool has no thread for. They take part
+// once the team is settled, and end with it.
+class NewThreads {
+ public:
+  NewThreads(Job& job, int first, int end) noexcept {
+    const sigset_t before = block_signals();
+    try {
+      threads_.reserve(static_cast<std::size_t>(std::max(end - first, 0)));
+      for (int rank = first; rank < end; ++rank) {
+        threads_.emplace_back([&job, rank] {
+          inside_parallel = true;
+          job.follow([rank] { return rank; });
+        });
+      }
+    } catch (const std::exception&) {
+      complete_ = false;  // the system has no more threads, or no memory for them
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  ~NewThreads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  NewThreads(const NewThreads&) = delete;
+  NewThreads& operator=(const NewThreads&) = delete;
+
+  bool complete() const { return complete_; }
+
+ private:
+  bool complete_ = true;
+  std::vector<std::thread> threads_;
+};
+
+// Runs the job on `count` ranks, of which `workers` are begun by post() and the others by new
+// threads. False, and nobody has done anything, where there are too few of these.
+template <class Post>
+bool run_all(Job& job, int count, int workers, const Post& post) {
+  const NewThreads rest(job, workers + 1, count);
+  if (!rest.complete()) {
+    job.settle(1, workers);
+    return false;
+  }
+  job.settle(count, workers);
+  post();
+  job.lead();
+  return true;
+}
+
+bool run_all_on_pool(Job& job, int count) {
+  pool.last_call = now();
+  if (pool.openmp.parallel == nullptr) {
+    const int workers = grow(std::min(count, kMaxThreads) - 1);
+    return run_all(job, count, workers, [&] {
+      for (int i = 0; i < workers; ++i) {
+        pool.workers[i].rank = i + 1;
+        post(pool.workers[i], job);
+      }
+    });
+  }
+  bool done = false;
+  run_on_openmp(job, count, [&](int team) { done = run_all(job, count, team - 1, [] {}); });
+  return done;
+}
+
 }  // namespace
+
+void run_together(int count, ParallelTask task, void* context) noexcept {
+  const bool nested = std::exchange(inside_parallel, true);
+  for (bool done = false; !done;) {
+    Job job(task, context);
+    if (!nested && !pool.busy.exchange(true, std::memory_order_acquire)) {
+      done = run_all_on_pool(job, count);
+      pool.busy.store(false, std::memory_order_release);
+    } else {
+      done = run_all(job, count, 0, [] {});
+    }
+    // Until there are threads again, or the pool is free.
+    if (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  inside_parallel = nested;
+}
+
+bool prepare_together(int count) {
+  const Ownership ownership;
+  return pool.openmp.parallel != nullptr || grow(std::min(count, kMaxThreads) - 1) == count - 1;
+}
 
 // ---- Borrowed threads ---------------------------------------------------------------------------
 

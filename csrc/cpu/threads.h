@@ -103,8 +103,13 @@ void parallel(int threads, Body&& body, std::int64_t patience = kAnyTime) {
 
 // Runs task(context, team) for each of `count` ranks, all at the same time whatever the setting is,
 // so that they may wait for each other by means of their own; returns when all are done. The caller
-// is rank 0. Where the pool lacks threads, or is at work for somebody else, new ones help. Every
-// rank has the caller's floating-point control register.
-void run_together(int count, ParallelTask task, void* context);
+// is rank 0, and every rank has its floating-point control register. The pool grows to that number;
+// where it can't, or is at work for somebody else, new threads help that end with the call. Where
+// the system gives none, it waits until it does, or until the pool is free.
+void run_together(int count, ParallelTask task, void* context) noexcept;
+
+// Lets the pool grow for run_together(count). False where the system gives no such number of
+// threads.
+bool prepare_together(int count);
 
 }  // namespace fusedrnn

@@ -19,17 +19,17 @@ class LentThreads:
     Attributes
     ----------
     libraries : tuple of str
-        The file names of the libraries that ran on our threads from then on. Empty where there is
-        none that can: `reason` says why.
+        The file names of the libraries that ran on our threads from then on.
     reason : str or None
-        Why there is none.
+        Why there is none, or one less than there could be.
     """
 
     def __init__(self) -> None:
-        paths = _core.lend_threads()
+        found = _core.lend_threads()
         self._lent = True
-        self.libraries = tuple(Path(path).name for path in paths)
-        self.reason = None if paths else _why_none()
+        self.libraries = tuple(Path(path).name for path, why_not in found if why_not is None)
+        refused = [f"{Path(path).name}: {why_not}" for path, why_not in found if why_not]
+        self.reason = "; ".join(refused) or (None if self.libraries else _why_none())
 
     def give_back(self) -> None:
         """Let the libraries run on their own threads again, unless somebody else still lends.
@@ -52,7 +52,8 @@ class LentThreads:
         self.give_back()
 
     def __repr__(self) -> str:
-        to = ", ".join(self.libraries) if self.libraries else f"nobody: {self.reason}"
+        to = ", ".join(self.libraries) or "nobody"
+        to += f" ({self.reason})" if self.reason else ""
         return f"<LentThreads to {to}{'' if self._lent else ', given back'}>"
 
 
@@ -66,7 +67,9 @@ def lend_threads() -> LentThreads:
 
     The products' results are the same, bit for bit. An LU decomposition (`numpy.linalg.solve`,
     ``inv``, ``det``) still starts OpenBLAS's own threads. SciPy's OpenBLAS is another one than
-    NumPy's: import SciPy first, or call this again.
+    NumPy's: import SciPy first, or call this again. A forked process has OpenBLAS's own threads
+    again, and may lend anew. While our threads are torch's (see `fusedrnn.torch`), products run on
+    these, which spin for some milliseconds.
 
     Returns
     -------

@@ -120,9 +120,10 @@ class Stream:
 
         The results are those of as many calls of `step`, to the bit. Blocks may differ in length;
         one that is longer than all before it takes memory, which is kept. With `out`, and where
-        both are C-contiguous with the time first, no other block does, and none takes a lock or
-        calls the system (but to wake other threads, where the block is worth them). After an error
-        the state is as it was.
+        both are C-contiguous with the time first, no other block does, and none calls the system,
+        but to wake other threads, where the block is worth them, and to get the interpreter's lock
+        back where other Python threads run: blocks of more than some microseconds give it up. After
+        an error the state is as it was.
 
         Parameters
         ----------

@@ -15,6 +15,8 @@ using Callback = void (*)(int sync, DoJob do_job, int jobs, std::size_t job_size
 std::atomic<Callback> callback{nullptr};
 std::array<std::atomic<int>, kFakeBuffers> users{};
 
+std::atomic<int> threads{2};
+
 constexpr int kArgument = 42;
 
 struct Job {
@@ -41,6 +43,9 @@ extern "C" {
 [[gnu::visibility("default")]] void openblas_set_threads_callback_function(Callback function) {
   callback = function;
 }
+
+[[gnu::visibility("default")]] int openblas_get_num_threads() { return threads; }
+[[gnu::visibility("default")]] void openblas_set_num_threads(int n) { threads = n; }
 
 [[gnu::visibility("default")]] const char* openblas_get_config() {
   return "OpenBLAS 0.0.0 FAKE MAX_THREADS=16";

@@ -5,4 +5,6 @@
 // where nobody has. Counts, in *faults, buffers out of bounds or in use by two at a time.
 extern "C" bool fake_openblas_compute(int jobs, int* faults);
 
-inline constexpr int kFakeBuffers = 16;
+extern "C" void openblas_set_num_threads(int n);
+
+inline constexpr int kFakeBuffers = 16;  // and 2 threads at first

@@ -17,7 +17,7 @@ class Lent {
   Lent(const Lent&) = delete;
   Lent& operator=(const Lent&) = delete;
 
-  const std::vector<std::string> to;
+  const std::vector<Borrower> to;
 };
 
 // Whether the fake OpenBLAS does so many jobs on our threads, without a fault.

@@ -140,18 +140,33 @@ TEST_CASE("cpus: a container whose group has its outer name") {
   };
   shows("/docker/42");  // as far as it is shown
   CHECK(system.quota() == 0.5);
-  shows("/docker/43");  // not where it lies
-  CHECK(system.quota() == 1);
+  for (const char* const other :
+       {"/docker/43", "/docker/4", "/docker/42/i"}) {  // not where it lies
+    shows(other);
+    CHECK(system.quota() == 1);
+  }
   shows("/");
   system.write("/proc/self/cgroup", "0::/../../elsewhere\n");  // outside what may be seen
   CHECK(system.quota() == 1);
+  system.write("/proc/self/cgroup", "0::/a..b\n");  // a name like another
+  system.write("/sys/fs/cgroup/a..b/cpu.max", "25000 100000\n");
+  CHECK(system.quota() == 0.25);
+}
+
+TEST_CASE("cpus: a folder with a space in its name") {
+  const FakeSystem system;
+  system.write("/proc/self/cgroup", "0::/job\n");
+  system.write("/proc/self/mountinfo", "30 22 0:26 / /sys/my\\040groups rw - cgroup2 cgroup2 rw\n");
+  system.write("/sys/my groups/job/cpu.max", "300000 100000\n");
+  CHECK(system.quota() == 3);
 }
 
 TEST_CASE("cpus: files that can't be understood set no limit") {
   const FakeSystem system;
-  const char* const lines[] = {"", "x\n", " - \n", "1 2 3 4 5 - \n", "0:", "0::", ":::\n", "\0x"};
-  for (const char* mounts : lines) {
-    for (const char* groups : lines) {
+  const std::string lines[] = {"",   "x\n", " - \n", "1 2 3 4 5 - \n",
+                               "0:", "0::", ":::\n", std::string("\0x\\", 3)};
+  for (const std::string& mounts : lines) {
+    for (const std::string& groups : lines) {
       system.write("/proc/self/mountinfo", mounts);
       system.write("/proc/self/cgroup", groups);
       CHECK(system.quota() == 0);

@@ -49,11 +49,34 @@ bool holds_in_child(Check check) {
 
 }  // namespace
 
-TEST_CASE("fork: the child has threads of its own to lend") {
+TEST_CASE("fork: nothing is lent in the child, which may lend anew") {
   const Lent lent;
   REQUIRE(computes(4));
-  CHECK(holds_in_child([] { return computes(4) && computes(kFakeBuffers); }));
+  CHECK(holds_in_child([] {
+    if (!lent_to().empty() || computes(2)) return false;
+    const Lent again;
+    return computes(4) && computes(kFakeBuffers);
+  }));
   CHECK(computes(4));
+}
+
+TEST_CASE("fork: waits for lent threads to finish, and they go on after it") {
+  const Lent lent;
+  std::atomic<bool> stop{false};
+  std::atomic<int> bad{0};
+  std::thread other([&] {
+    while (!stop) bad += !computes(3);
+  });
+  for (int i = 0; i < 20; ++i) {
+    CHECK(holds_in_child([] {
+      const Lent again;
+      return computes(2);
+    }));
+    bad += !computes(4);
+  }
+  stop = true;
+  other.join();
+  CHECK(bad == 0);
 }
 
 TEST_CASE("fork: while the pool is idle, child and grandchild have a pool of their own") {
@@ -114,6 +137,27 @@ TEST_CASE("exit: the process ends while its workers spin, sleep or work") {
 
 // AddressSanitizer itself can't go on without memory.
 #if !defined(FUSEDRNN_ASAN)
+TEST_CASE("fork: threads are lent once the pool is free, where the system gives no more") {
+  CHECK(holds_in_child([] {
+    set_num_threads(2);
+    const Lent lent;
+    if (!computes(2)) return false;
+    std::atomic<bool> right{false};
+    std::thread caller;
+    {
+      const BusyPool busy;
+      caller = std::thread([&] {
+        const rlimit no_more_memory{0, 0};
+        setrlimit(RLIMIT_AS, &no_more_memory);
+        right = computes(2);
+      });
+      spin_for(std::chrono::milliseconds(20));
+    }
+    caller.join();
+    return right.load();
+  }));
+}
+
 TEST_CASE("parallel: makes do with fewer threads where the system gives no more") {
   CHECK(holds_in_child([] {
     constexpr int kWanted = 64;  // some stacks may come from a cache, but not so many

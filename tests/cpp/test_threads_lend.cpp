@@ -1,8 +1,10 @@
 // lend_threads(), to the fake OpenBLAS that this program is linked with.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,9 +21,11 @@ TEST_CASE("lend: the library is found by its functions, once") {
   {
     const Lent lent, again;
     REQUIRE(lent.to.size() == 1);
-    CHECK(lent.to == again.to);
-    CHECK(lent.to[0].find("fake_openblas") != std::string::npos);
-    CHECK(lent_to() == lent.to);
+    REQUIRE(again.to.size() == 1);
+    CHECK(lent.to[0].path == again.to[0].path);
+    CHECK(lent.to[0].path.find("fake_openblas") != std::string::npos);
+    CHECK(lent.to[0].why_not.empty());
+    CHECK(lent_to() == std::vector{lent.to[0].path});
     CHECK(computes(2));
   }
   CHECK(lent_to().empty());
@@ -29,6 +33,25 @@ TEST_CASE("lend: the library is found by its functions, once") {
   take_threads_back();  // once too often: nothing
   const Lent lent;
   CHECK(computes(2));
+}
+
+TEST_CASE("lend: a library that needs too many buffers itself gets none") {
+  openblas_set_num_threads(9);  // 8 of its own, and 9 of ours, of 16
+  {
+    const Lent lent;
+    REQUIRE(lent.to.size() == 1);
+    CHECK(lent.to[0].why_not == "it has 9 threads, more than half of the 16 that it was built for");
+    CHECK(lent_to().empty());
+    CHECK_FALSE(computes(2));
+  }
+  openblas_set_num_threads(8);
+  {
+    const Lent lent;
+    CHECK(computes(8));
+    openblas_set_num_threads(12);  // later on it may
+    CHECK(computes(12));
+  }
+  openblas_set_num_threads(2);
 }
 
 TEST_CASE("lend: all jobs run at once, whatever the setting is") {
@@ -76,15 +99,28 @@ TEST_CASE("lend: from several threads, each job with a buffer of its own") {
   CHECK(good == 200);
 }
 
-TEST_CASE("lend: every job has the caller's floating-point control register") {
-  const ThreadLimit limit(2);
+namespace {
+
+// Whether all of six ranks have the caller's floating-point control register.
+bool same_control() {
   const std::uint64_t ours = float_control();
   std::array<std::uint64_t, 6> seen{};
   const auto look = [](void* context, Team team) noexcept {
     (*static_cast<decltype(&seen)>(context))[static_cast<std::size_t>(team.rank)] = float_control();
   };
-  parallel(2, [](Team) noexcept {});  // its workers have flushed denormals
   run_together(static_cast<int>(seen.size()), look, &seen);
-  for (const std::uint64_t each : seen) CHECK(each == ours);
-  CHECK(float_control() == ours);
+  return float_control() == ours &&
+         std::all_of(seen.begin(), seen.end(), [&](std::uint64_t each) { return each == ours; });
+}
+
+}  // namespace
+
+TEST_CASE("lend: every job has the caller's floating-point control register") {
+  const ThreadLimit limit(2);
+  parallel(2, [](Team) noexcept {});  // its workers have flushed denormals
+  CHECK(same_control());
+  const FlushDenormals flush;
+  CHECK(same_control());
+  const BusyPool busy;  // new threads
+  CHECK(same_control());
 }

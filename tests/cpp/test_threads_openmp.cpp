@@ -11,6 +11,7 @@
 
 #include "cpu/float_environment.h"
 #include "cpu/openmp.h"
+#include "lend_testing.h"
 #include "sanitizers.h"
 #include "thread_testing.h"
 
@@ -51,6 +52,18 @@ TEST_CASE("openmp: every rank runs exactly once, on the runtime's threads") {
     CHECK(outside == 0);
   }
   CHECK(team_size(3) == 3);
+}
+
+TEST_CASE("openmp: lent threads are the runtime's, and new ones where it has too few") {
+  const ThreadLimit limit(2);
+  const Borrowed borrowed;
+  const Lent lent;
+  for (int jobs = 1; jobs <= kFakeBuffers; ++jobs) REQUIRE(computes(jobs));
+  std::atomic<int> good{0};
+  parallel(2, [&](Team) noexcept { good += computes(3); });
+  std::thread([&] { good += computes(5); }).join();
+  CHECK(good == 3);
+  CHECK(team_size(2) == 2);
 }
 
 TEST_CASE("openmp: a nested call runs alone, and so does one while another thread has a team") {

@@ -134,8 +134,8 @@ def test_what_is_left_and_why():
         "low": "parameters of torch.float16, not float32 or float64",
         "meta": "parameters on meta, not on the CPU or a GPU",
         "mixed": "parameters of torch.float32 and of torch.float64",
-        "own": f"{Own.__module__}.Own is a class of its own; a subclass of torch's LSTM, GRU, RNN "
-        "or cells would be accelerated in what it calls super().forward()",
+        "own": f"{Own.__module__}.Own is a class of its own; in a subclass of torch's LSTM, GRU, "
+        "RNN or cells, calls of super().forward() would be accelerated",
         "replaced": "its forward was replaced",
     }
     assert str(report).splitlines()[:3] == [

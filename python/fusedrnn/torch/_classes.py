@@ -64,8 +64,8 @@ def class_for(module: Any) -> type[Any]:
     torch_class = next((base for base in kind.__mro__ if base in ACCELERATED), None)
     if torch_class is None:
         raise Unsupported(
-            f"{kind.__module__}.{kind.__qualname__} is a class of its own; a subclass of torch's "
-            "LSTM, GRU, RNN or cells would be accelerated in what it calls super().forward()"
+            f"{kind.__module__}.{kind.__qualname__} is a class of its own; in a subclass of "
+            "torch's LSTM, GRU, RNN or cells, calls of super().forward() would be accelerated"
         )
     _check_own(kind)
     tensors = [tensor for tensor in _tensors_of(module) if tensor is not None]
