@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fusedrnn
+from fusedrnn import _core
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -82,3 +83,11 @@ def test_what_is_installed_says_the_same():
     assert set(metadata.get_all("Provides-Extra")) == {*PROJECT["optional-dependencies"]}
     (kept,) = (file for file in distribution.files or () if file.name == "LICENSE")
     assert kept.read_text("utf-8") == LICENSE
+
+
+def test_the_module_has_no_iostreams_of_its_own():
+    """Its copy of libstdc++ would initialise locales beside those of torch and ONNX Runtime.
+
+    torch's messages then lack their numbers, and ONNX Runtime ends the process at its import.
+    """
+    assert b"St9basic_ios" not in Path(_core.__file__).read_bytes()

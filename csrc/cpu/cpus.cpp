@@ -1,12 +1,13 @@
+// No iostreams here: the module has its own copy of libstdc++, whose locales get into the way of
+// those of other libraries (torch's messages then lack their numbers).
 #include "cpus.h"
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
+#include <cstdio>
+#include <memory>
 #include <optional>
 #include <set>
-#include <sstream>
-#include <string_view>
 #include <thread>
 
 #if defined(__linux__)
@@ -28,6 +29,39 @@ std::vector<int> allowed_cpus() {
 
 namespace {
 
+// ---- Text ---------------------------------------------------------------------------------------
+
+// What a file holds; nothing where it can't be read.
+std::string read_file(const std::string& name) {
+  const auto close = [](std::FILE* file) { std::fclose(file); };
+  const std::unique_ptr<std::FILE, decltype(close)> file(std::fopen(name.c_str(), "r"), close);
+  std::string text;
+  char some[4096];
+  for (std::size_t n = 1; file != nullptr && n > 0;) {
+    n = std::fread(some, 1, sizeof some, file.get());
+    text.append(some, n);
+  }
+  return text;
+}
+
+// The parts between any of the separators that aren't empty.
+std::vector<std::string> split(const std::string& text, const char* separators) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = text.find_first_not_of(separators); begin != std::string::npos;) {
+    const std::size_t end = text.find_first_of(separators, begin);
+    parts.push_back(text.substr(begin, end - begin));
+    begin = text.find_first_not_of(separators, end);
+  }
+  return parts;
+}
+
+// A number; 0 where it is none.
+long long number(const std::vector<std::string>& words, std::size_t i) {
+  long long n = 0;
+  if (i < words.size()) std::from_chars(words[i].data(), words[i].data() + words[i].size(), n);
+  return n;
+}
+
 // ---- Physical cores -----------------------------------------------------------------------------
 
 // How many sets of hardware threads the CPUs belong to. A CPU whose set isn't told is one by
@@ -35,12 +69,10 @@ namespace {
 int count_cores(const std::vector<int>& allowed, const std::string& root) {
   std::set<std::string> cores;
   for (const int cpu : allowed) {
-    const std::string number = std::to_string(cpu);
-    std::ifstream file(root + "/sys/devices/system/cpu/cpu" + number +
-                       "/topology/thread_siblings_list");
-    std::string siblings;
-    if (!(file >> siblings)) siblings = number;
-    cores.insert(siblings);
+    const std::string name = std::to_string(cpu);
+    const std::string siblings =
+        read_file(root + "/sys/devices/system/cpu/cpu" + name + "/topology/thread_siblings_list");
+    cores.insert(siblings.empty() ? name : siblings);
   }
   return static_cast<int>(cores.size());
 }
@@ -53,11 +85,9 @@ struct Hierarchy {
   std::string top;         // the group that this folder shows
 };
 
-bool contains(std::string_view list, std::string_view name) {
-  std::istringstream names{std::string(list)};
-  for (std::string each; std::getline(names, each, ',');)
-    if (each == name) return true;
-  return false;
+bool contains(const std::string& list, const std::string& name) {
+  const std::vector<std::string> names = split(list, ",");
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 // A name as mountinfo writes it, with \040 for a space.
@@ -78,16 +108,14 @@ std::string decoded(const std::string& name) {
 //   36 35 98:0 /top /mounted/at rw,noatime master:1 - cgroup2 source rw,cpu
 // with any number of fields before the dash.
 std::optional<Hierarchy> find_hierarchy(const std::string& root, bool version_2) {
-  std::ifstream file(root + "/proc/self/mountinfo");
-  for (std::string line; std::getline(file, line);) {
+  for (const std::string& line : split(read_file(root + "/proc/self/mountinfo"), "\n")) {
     const auto dash = line.find(" - ");
     if (dash == std::string::npos) continue;
-    std::istringstream mount(line), type(line.substr(dash + 3));
-    std::string id, parent, device, top, mounted_at, kind, source, options;
-    if (!(mount >> id >> parent >> device >> top >> mounted_at)) continue;
-    if (!(type >> kind >> source >> options)) continue;
-    if (version_2 ? kind == "cgroup2" : kind == "cgroup" && contains(options, "cpu"))
-      return Hierarchy{decoded(mounted_at), decoded(top)};
+    const std::vector<std::string> mount = split(line.substr(0, dash), " ");
+    const std::vector<std::string> type = split(line.substr(dash + 3), " ");
+    if (mount.size() < 5 || type.size() < 3) continue;
+    if (version_2 ? type[0] == "cgroup2" : type[0] == "cgroup" && contains(type[2], "cpu"))
+      return Hierarchy{decoded(mount[4]), decoded(mount[3])};
   }
   return std::nullopt;
 }
@@ -95,8 +123,7 @@ std::optional<Hierarchy> find_hierarchy(const std::string& root, bool version_2)
 // This process's group, from /proc/self/cgroup: "0::/group" in version 2, "3:cpu,cpuacct:/group" in
 // version 1.
 std::optional<std::string> find_group(const std::string& root, bool version_2) {
-  std::ifstream file(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
+  for (const std::string& line : split(read_file(root + "/proc/self/cgroup"), "\n")) {
     const auto first = line.find(':');
     const auto second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
@@ -111,15 +138,12 @@ std::optional<std::string> find_group(const std::string& root, bool version_2) {
 // microseconds in each period, or "max 100000"; in version 1 the two have a file each, and -1 is no
 // limit.
 double limit_of(const std::string& group, bool version_2) {
-  double quota = 0, period = 0;
-  if (version_2) {
-    std::ifstream both(group + "/cpu.max");
-    if (!(both >> quota >> period)) return 0;
-  } else {
-    std::ifstream first(group + "/cpu.cfs_quota_us"), second(group + "/cpu.cfs_period_us");
-    if (!(first >> quota) || !(second >> period)) return 0;
-  }
-  return quota > 0 && period > 0 ? quota / period : 0;
+  const std::string files = version_2 ? read_file(group + "/cpu.max")
+                                      : read_file(group + "/cpu.cfs_quota_us") + " " +
+                                            read_file(group + "/cpu.cfs_period_us");
+  const std::vector<std::string> words = split(files, " \n");
+  const long long quota = number(words, 0), period = number(words, 1);
+  return quota > 0 && period > 0 ? static_cast<double>(quota) / static_cast<double>(period) : 0;
 }
 
 double smaller_limit(double a, double b) { return a == 0 || b == 0 ? a + b : std::min(a, b); }
