@@ -325,7 +325,7 @@ TEST_CASE_TEMPLATE("rnn: a stream's runs are parts of one call, to the bit", T, 
     Index batch, hidden;
   };
   constexpr Case cases[] = {{1, 1, 9}, {3, 5, 33}, {2, 40, 64}, {2, 1, 300}};
-  constexpr Index steps = 100;
+  constexpr Index steps = 42;  // many more overflow in an RNN of 300 units with relu
   for (int cell = 0; cell < n_cells; ++cell) {
     for (const Case& c : cases) {
       CAPTURE(cell);
@@ -344,7 +344,7 @@ TEST_CASE_TEMPLATE("rnn: a stream's runs are parts of one call, to the bit", T, 
       }
       Outcome<T> got = sized(net);
       Index done = 0;
-      for (const Index some : {1, 40, 3, 1, 48, 7}) {  // more than ever before, and fewer
+      for (const Index some : {1, 16, 3, 1, 20, 1}) {  // more than ever before, and fewer
         const ThreadLimit limit(static_cast<int>(1 + some % 3));
         const typename Network<T>::Array x(net.x.begin() + done * row,
                                            net.x.begin() + (done + some) * row);
