@@ -43,7 +43,7 @@ def untraced(function: Function) -> Function:
         frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
         return function
 
-    # Before torch 2.8 only single frames can be skipped; for what they call, Dynamo is set aside.
+    # In torch 2.6 only single frames can be skipped; for what they call, Dynamo is set aside.
     def aside(*arguments: Any) -> Any:
         before = frames.set_eval_frame(None)
         try:

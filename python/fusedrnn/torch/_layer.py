@@ -168,7 +168,7 @@ class RecurrentLayer:
     def _weights_to_trace(self) -> Sequence[Any]:
         """Return the same, and change nothing of the layer: they may be a tracer's.
 
-        As torch's `_weights_have_changed`, which Dynamo can't look into before torch 2.7.
+        As torch's `_weights_have_changed`, which Dynamo of torch 2.6 can't look into.
         """
         found = [getattr(self, name, None) for name in self._flat_weights_names]
         for kept, weight in zip(self._flat_weight_refs, found, strict=True):

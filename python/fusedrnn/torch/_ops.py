@@ -242,7 +242,7 @@ def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
 
 
 def _autocast(name: str) -> Callable[..., Any]:
-    """Return an operator in float32, as `torch.library.register_autocast` (2.7) would make it.
+    """Return an operator in float32, as `torch.library.register_autocast` would, which 2.6 lacks.
 
     Unlike that one, it takes None for hx.
     """
