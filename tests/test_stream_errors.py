@@ -174,11 +174,13 @@ def test_memory_that_runs_out_is_a_memory_error():
         def limit(bytes):
             resource.setrlimit(resource.RLIMIT_AS, (bytes, resource.RLIM_INFINITY))
 
+        def used():  # anew each time: between two calls other threads take address space too
+            return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
         def failures(call):
-            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
             messages = set()
             for extra in range(0, 64 << 20, 128 << 10):
-                limit(used + extra)
+                limit(used() + extra)
                 try:
                     return messages, call()
                 except MemoryError as error:
