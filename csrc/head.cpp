@@ -51,9 +51,18 @@ class HeadCall {
 
   double run() {
     const double us = estimated_us(p_, wants_gradients());
-    parallel(
-        us < us_worth_a_team ? 1 : num_threads(), [&](Team team) noexcept { work(team); },
-        patience_ns(us));
+    const auto in_team = [](double us, const auto& body) {
+      parallel(us < us_worth_a_team ? 1 : usable_threads(), body, patience_ns(us));
+    };
+    // A piece is whole chunks, and has a team of the threads that find a CPU then.
+    const double row_us = us / static_cast<double>(std::max<Index>(p_.count, 1));
+    const Index chunks = static_cast<Index>(piece_us / (row_us * double(all_.rows) + 1e-3));
+    const Index piece = std::max<Index>(chunks, 1) * all_.rows;
+    in_team(us, [&](Team team) noexcept { begin(team); });
+    for (Index first = 0; first < p_.count; first += piece) {
+      const Range rows{first, std::min(first + piece, p_.count)};
+      in_team(row_us * double(rows.size()), [&](Team team) noexcept { work(rows, team); });
+    }
     double loss = 0;
     for (Index r = 0; r < p_.count; ++r)
       if (p_.weights[r] != 0) loss += p_.weights[r] * losses_[r];
@@ -92,15 +101,17 @@ class HeadCall {
     return c;
   }
 
-  void work(Team team) const {
+  void begin(Team team) const {
     if (p_.count > 0)
       kernels_.pack(p_.inputs, p_.outputs, p_.weight, p_.bias, all_.panels, wants_gradients(),
                     team);
     if (wants_gradients()) clear(team);
-    team.sync();
-    for (Index first = 0; first < p_.count; first += all_.rows) {
+  }
+
+  void work(Range all, Team team) const {
+    for (Index first = all.begin; first < all.end; first += all_.rows) {
       HeadChunk<T> c = all_;
-      c.rows = std::min(all_.rows, p_.count - first);
+      c.rows = std::min(all_.rows, all.end - first);
       const Range rows = share_of(c.rows, 1, team.rank, team.size);
       forward(c, first, rows);
       for (Index r = rows.begin; r < rows.end; ++r) losses_[first + r] = mergers<T>[p_.loss](c, r);

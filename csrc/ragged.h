@@ -69,7 +69,7 @@ template <class F>
 void copy_rows(Index steps, Index bytes, const F& f) {
   constexpr Index worth_a_team = 256 << 10;
   parallel(
-      bytes < worth_a_team ? 1 : num_threads(),
+      bytes < worth_a_team ? 1 : usable_threads(),
       [&](Team team) noexcept { f(share_of(steps, 1, team.rank, team.size)); }, bytes / 80);
 }
 

@@ -36,7 +36,7 @@ auto Weights<T>::pack(Index LayerSizes::* size, Packer packer) const -> Panels {
     bytes += panels.emplace_back(n, Reuse::spare_blocks).bytes();
   }
   parallel(
-      bytes < bytes_worth_a_team ? 1 : num_threads(),
+      bytes < bytes_worth_a_team ? 1 : usable_threads(),
       [&](Team team) noexcept {
         for (int i = 0; i < model_.count(); ++i)
           packer(model_.widths(i / model_.directions), parameters_[i], panels[i].data(), team);

@@ -18,20 +18,39 @@ Schedule::Schedule(const Model& model, const Problem& problem, const LayerSizes&
       (model.hidden + group - 1) / group,
       model.layers,
       model.directions,
-      (problem.steps + part_ - 1) / part_};
-  available_ = usable_threads();
+      parts_of(steps)};
+  available_ = num_threads();
   plan_ = plan(work_, available_);
-  // An eighth of what one thread takes: then a team that comes late has cost little.
-  patience_ = patience_ns(estimate(work_, 1, Split::rows));
 }
 
-int Schedule::usable_threads() { return careful() ? 1 : num_threads(); }
-
 void Schedule::follow_num_threads() {
-  const int available = usable_threads();
+  const int available = num_threads();
   if (available == available_) return;
   available_ = available;
   plan_ = plan(work_, available_);
+}
+
+Work Schedule::work_of(Index steps) const {
+  Work work = work_;
+  work.steps = steps;
+  work.parts = parts_of(steps);
+  return work;
+}
+
+// Whole parts. Neither a wavefront nor the reverse direction begins in the middle.
+Index Schedule::piece_steps(Index steps) const {
+  const double parts = piece_us / (estimated_us() / static_cast<double>(parts_of(work_.steps)));
+  const bool whole = plan_.threads == 1 || work_.directions == 2 || parts >= parts_of(steps);
+  if (whole || (plan_.split == Split::layers && usable_threads() == available_)) return steps;
+  return std::max<Index>(static_cast<Index>(parts), 1) * part_;
+}
+
+// The plan for a part of the work, with the threads that find a CPU now.
+Plan Schedule::plan_now(const Work& work) const {
+  if (plan_.threads == 1) return plan_;
+  Plan now = plan(work, usable_threads());
+  now.threads = std::min(now.threads, plan_.threads);  // for whom there is scratch memory
+  return now;
 }
 
 Index Schedule::part_steps(const Problem& problem) {

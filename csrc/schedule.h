@@ -19,10 +19,10 @@ class Schedule {
   // With parts of so many steps in a wavefront.
   Schedule(const Model& model, const Problem& problem, const LayerSizes& sizes, Index part);
 
-  // Threads that run() asks for; it may get fewer.
+  // The most threads that run() asks for; it may get fewer.
   int threads() const { return plan_.threads; }
 
-  // For a schedule that is kept: plans anew where the number of usable threads has changed.
+  // For a schedule that is kept: plans anew where the number of threads has changed.
   void follow_num_threads();
 
   // The estimated time on one thread, in microseconds.
@@ -35,19 +35,14 @@ class Schedule {
   // Runs `steps` time steps, at most the problem's: calls layer(l, d, steps, team, split_units) for
   // every layer and direction, on all threads of a team that divides it among themselves, then
   // finish(l, steps, team) when all directions of the layer are done for these steps.
+  //
+  // A long call is made of pieces, whole parts of the sequence, each with a team of the threads
+  // that find a CPU then.
   template <class Layer, class Finish>
   void run(Order order, Index steps, const Layer& layer, const Finish& finish) const {
-    std::optional<Barrier> barriers[2];  // of the two directions' teams
-    parallel(
-        plan_.threads,
-        [&](Team team) noexcept {
-          const Split split = best_split(work_, team.size);
-          if (split == Split::layers)
-            wavefront(order, steps, team, layer, finish);
-          else
-            one_by_one(order, {0, steps}, team, split == Split::units, barriers, layer, finish);
-        },
-        patience_);
+    const Index piece = piece_steps(steps);
+    for (Index done = 0; done < steps; done += piece)
+      run_piece(order, part(order, steps, done, piece), layer, finish);
   }
 
  private:
@@ -56,7 +51,24 @@ class Schedule {
   }
 
   template <class Layer, class Finish>
-  void one_by_one(Order order, Range all, Team team, bool split_units,
+  void run_piece(Order order, Range steps, const Layer& layer, const Finish& finish) const {
+    const Work work = work_of(steps.size());
+    const Plan plan = plan_now(work);
+    std::optional<Barrier> barriers[2];  // of the two directions' teams
+    parallel(
+        plan.threads,
+        [&](Team team) noexcept {
+          const Split split = best_split(work, team.size);
+          if (split == Split::layers)
+            wavefront(order, steps, team, layer, finish);
+          else
+            one_by_one(order, steps, team, split == Split::units, barriers, layer, finish);
+        },
+        patience_ns(estimate(work, 1, Split::rows)));
+  }
+
+  template <class Layer, class Finish>
+  void one_by_one(Order order, Range steps, Team team, bool split_units,
                   std::optional<Barrier> (&barriers)[2], const Layer& layer,
                   const Finish& finish) const {
     const bool side_by_side = work_.directions == 2 && team.size > 1;
@@ -74,23 +86,24 @@ class Schedule {
     for (int n = 0; n < work_.layers; ++n) {
       const int l = nth(order, n, work_.layers);
       for (int d = 0; d < work_.directions; ++d)
-        if (!side_by_side || d == mine) layer(l, d, all, half, split_units);
+        if (!side_by_side || d == mine) layer(l, d, steps, half, split_units);
       team.sync();
-      finish(l, all, team);
+      finish(l, steps, team);
       team.sync();
     }
   }
 
-  // In beat k, the n-th layer works on the (k - n)-th part of the sequence.
+  // In beat k, the n-th layer works on the (k - n)-th part of the steps.
   template <class Layer, class Finish>
-  void wavefront(Order order, Index steps, Team team, const Layer& layer,
+  void wavefront(Order order, Range steps, Team team, const Layer& layer,
                  const Finish& finish) const {
-    const Index parts = (steps + part_ - 1) / part_;
+    const Index parts = parts_of(steps.size());
     for (Index beat = 0; beat < parts + work_.layers - 1; ++beat) {
       for (int n = team.rank; n < work_.layers; n += team.size) {
         if (beat < n || beat - n >= parts) continue;
         const int l = nth(order, n, work_.layers);
-        const Range some = part(order, steps, beat - n);
+        Range some = part(order, steps.size(), (beat - n) * part_, part_);
+        some = {steps.begin + some.begin, steps.begin + some.end};
         layer(l, 0, some, Team{}, false);
         finish(l, some, Team{});
       }
@@ -98,20 +111,22 @@ class Schedule {
     }
   }
 
-  // The steps of a part. Backward counts from the end, so that there its last part is the short
-  // one.
-  Range part(Order order, Index steps, Index n) const {
-    const Index near = n * part_, far = near + part_ < steps ? near + part_ : steps;
-    return order == Order::forward ? Range{near, far} : Range{steps - far, steps - near};
+  // `size` of n steps, or what is left, after so many that are done. Backward counts from the end,
+  // so that there its last part is the short one.
+  static Range part(Order order, Index n, Index done, Index size) {
+    const Index end = done + size < n ? done + size : n;
+    return order == Order::forward ? Range{done, end} : Range{n - end, n - done};
   }
+  Index parts_of(Index steps) const { return (steps + part_ - 1) / part_; }
 
-  static int usable_threads();
+  Work work_of(Index steps) const;
+  Index piece_steps(Index steps) const;
+  Plan plan_now(const Work& work) const;
 
   Index part_;  // steps
   Work work_;
   int available_;  // threads, when the plan was made
-  Plan plan_;
-  std::int64_t patience_;  // with workers that have not begun, in nanoseconds
+  Plan plan_;      // where all of them find a CPU
 };
 
 }  // namespace fusedrnn

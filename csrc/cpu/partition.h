@@ -32,6 +32,10 @@ struct Work {
 // What it costs to start a team: work that takes less is done by one thread.
 inline constexpr double start_us = 5;
 
+// A long call is made of pieces that take one thread about this long, each with a team of its own:
+// beside that a start costs nothing, and no team lasts that other work holds up.
+inline constexpr double piece_us = 4000;
+
 // Multiply-adds in a microsecond, 50 GFLOP/s: one core's rate within a factor of two.
 inline constexpr double products_per_us = 25e3;
 

@@ -16,6 +16,7 @@
 #endif
 
 #include "float_environment.h"
+#include "neighbours.h"
 #include "openmp.h"
 
 namespace fusedrnn {
@@ -233,6 +234,8 @@ struct Pool {
 static_assert(std::is_trivially_destructible_v<Pool>);
 
 constinit Pool pool;
+constinit std::atomic<bool> borrowed{
+    false};  // whether pool.openmp is there, for who doesn't own it
 constinit thread_local bool inside_parallel = false;
 
 // For the child of a fork: threads don't survive one, OpenMP doesn't start its own again, and a
@@ -240,6 +243,8 @@ constinit thread_local bool inside_parallel = false;
 void forget_workers() {
   pool.started = 0;
   pool.openmp = {};
+  borrowed.store(false, std::memory_order_relaxed);
+  forget_neighbours();
   pool.busy.store(false, std::memory_order_relaxed);
 }
 
@@ -266,6 +271,7 @@ Job& await_job(Worker& worker) {
 void* work(void* argument) {
   Worker& worker = *static_cast<Worker*>(argument);
   inside_parallel = true;
+  join_our_threads();
   for (;;) {
     Job& job = await_job(worker);
     job.leave_caller();
@@ -521,6 +527,7 @@ bool borrow_threads(const char* library) {
   const OpenMP found = library == nullptr ? OpenMP{} : find_openmp(library);
   const Ownership ownership;
   pool.openmp = found;
+  borrowed.store(found.parallel != nullptr, std::memory_order_relaxed);
   follow_num_threads(found.max_threads);
   return found.parallel != nullptr;
 }
@@ -528,6 +535,15 @@ bool borrow_threads(const char* library) {
 bool threads_are_borrowed() {
   const Ownership ownership;
   return pool.openmp.parallel != nullptr;
+}
+
+// ---- Usable threads -----------------------------------------------------------------------------
+
+int usable_threads() {
+  const int threads = num_threads();
+  if (threads == 1 || careful()) return 1;
+  // Borrowed threads spin in order to be used.
+  return borrowed.load(std::memory_order_relaxed) ? threads : free_threads(threads);
 }
 
 }  // namespace fusedrnn

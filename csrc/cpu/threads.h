@@ -63,6 +63,10 @@ class FlushDenormals {
 // happens again; set_num_threads() ends it.
 bool careful();
 
+// How many threads a team should have now: num_threads(), less those whose CPUs are taken by other
+// threads of this process (neighbours.h), and 1 while we are careful().
+int usable_threads();
+
 // From now on, and until a fork, parallel() runs on the threads of the OpenMP runtime that this
 // loaded library is linked with (see openmp.h). For null, and where there is no such runtime, it
 // runs on its own threads, and this is false. Waits for a parallel() of another thread.

@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 #include <thread>
 
 #include "cpu/threads.h"
 #include "frame.h"
+#include "spinner.h"
 #include "stream.h"
 #include "thread_limit.h"
 
@@ -373,6 +375,48 @@ TEST_CASE("rnn: a schedule that is kept follows the number of threads") {
     CHECK(schedule.threads() == threads);
   }
   CHECK(schedule.estimated_us() > 0);
+}
+
+TEST_CASE("rnn: a long call is made of whole parts, in the order of its pass") {
+  const Model model{0, 64, 64, 1, 1};
+  const LayerSizes sizes = isa().kernels<float>().cells[0].sizes({64, 64, 64});
+  const ThreadLimit limit(2);
+  constexpr Index steps = 3001, part = 10;
+  const Schedule schedule(model, {steps, 40, 0, {}}, sizes, part);
+  for (const Order order : {Order::forward, Order::backward}) {
+    std::vector<Range> pieces;
+    schedule.run(
+        order, steps,
+        [&](int, int, Range some, Team team, bool) {
+          if (team.rank == 0) pieces.push_back(some);
+        },
+        [](int, Range, Team) {});
+    CHECK(pieces.size() > 3);
+    if (order == Order::backward) std::reverse(pieces.begin(), pieces.end());
+    Index next = 0;
+    for (const Range& some : pieces) {
+      CHECK(some.begin == next);
+      next = some.end;
+      const bool last = order == Order::forward ? some.end == steps : some.begin == 0;
+      CHECK((last || some.size() % part == 0));
+    }
+    CHECK(next == steps);
+  }
+}
+
+TEST_CASE("rnn: the same bits beside a thread that takes our CPUs now and then") {
+  Network<float> net({0, 32, 64, 1, 1}, {800, 24, 0, {}, 0});
+  for (auto& array : net.arrays)
+    for (float& weight : array) weight *= 0.3f;
+  Weights<float> weights(net.model, net.parameters());
+  std::optional<ThreadLimit> limit(1);
+  const Outcome<float> alone = train(net, weights, true);
+  limit.emplace(2);
+  Spinner busy;
+  for (int i = 0; i < 4; ++i) {
+    busy.spin(i % 2 == 0);
+    CHECK(train(net, weights, true) == alone);
+  }
 }
 
 TEST_CASE("rnn: an empty batch, however many steps it has") {

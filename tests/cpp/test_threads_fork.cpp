@@ -11,8 +11,10 @@
 #include <cstdlib>
 #include <thread>
 
+#include "cpu/neighbours.h"
 #include "lend_testing.h"
 #include "sanitizers.h"
+#include "spinner.h"
 #include "thread_testing.h"
 
 // ThreadSanitizer refuses to start threads in a child that a process with threads has forked
@@ -48,6 +50,15 @@ bool holds_in_child(Check check) {
 }
 
 }  // namespace
+
+TEST_CASE("fork: the child has no neighbours") {
+  const Spinner busy;
+  const int threads = kMaxThreads;
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (free_threads(threads) == threads && std::chrono::steady_clock::now() < give_up) continue;
+  CHECK(free_threads(threads) < threads);
+  CHECK(holds_in_child([] { return free_threads(threads) == threads; }));
+}
 
 TEST_CASE("fork: nothing is lent in the child, which may lend anew") {
   const Lent lent;
