@@ -252,14 +252,32 @@ void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& la
   const Passes& passes = frame.passes;
   const auto [first, segment] = passes[p];
   const Model& model = frame.model;
-  const auto run_layer = [&](int n, int d, Range steps, Team team, bool split_units) {
+  const auto view = [&](int n, int d, Range steps) {
     const int i = model.index(first + n, d);
     LayerBackward<T> layer = layers[i];
-    layer.split_units = split_units;
     enter(layer, frame, states, i, segment);
     layer.dx = sum.target(d, segment, layer.dx);
     if (steps.size() < layer.steps) restrict_to(layer, steps, frame.sizes);
+    return layer;
+  };
+  const auto run_layer = [&](int n, int d, Range steps, Team team, bool split_units) {
+    LayerBackward<T> layer = view(n, d, steps);
+    layer.split_units = split_units;
     frame.kernels.backward(layer, team);
+  };
+  // Each chunk's phases one after the other.
+  const auto items = [&](int n, Range steps, const Sharing& sharing) {
+    for (Index last = steps.end; last > steps.begin; last -= passes.chunk()) {
+      LayerBackward<T> layer = view(n, 0, {std::max(last - passes.chunk(), steps.begin), last});
+      const auto run_phase = [&](Phase phase, int count) {
+        layer.phase = phase;
+        parallel_items(sharing.threads, count,
+                       [&](Team item) noexcept { frame.kernels.backward(layer, item); });
+      };
+      run_phase(Phase::steps, sharing.groups);
+      run_phase(Phase::operands, sharing.threads);
+      run_phase(Phase::sums, 4 * sharing.threads);
+    }
   };
   const auto finish = [&](int n, Range steps, Team team) {
     const int l = first + n;
@@ -274,7 +292,7 @@ void run_backward(const Frame<T>& frame, const std::vector<LayerBackward<T>>& la
       frame.drop(dx, dx, l - 1, {before + steps.begin, before + steps.end}, team);
     }
   };
-  frame.schedule.run(Order::backward, passes.steps(segment).size(), run_layer, finish);
+  frame.schedule.run(Order::backward, passes.steps(segment).size(), run_layer, finish, items);
 }
 
 }  // namespace fusedrnn

@@ -157,7 +157,11 @@ void run_forward(const Frame<T>& frame, const std::vector<LayerForward<T>>& laye
     if (tape != nullptr && !(again && frame.passes.by_layer()))
       drop_output(frame, *tape, first + n, segment, steps, team);
   };
-  frame.schedule.run(Order::forward, frame.passes.steps(segment).size(), run_layer, finish);
+  const auto items = [&](int n, Range steps, const Sharing& sharing) {
+    run_groups(sharing, steps,
+               [&](Range some, Team group) { run_layer(n, 0, some, group, false); });
+  };
+  frame.schedule.run(Order::forward, frame.passes.steps(segment).size(), run_layer, finish, items);
 }
 
 }  // namespace fusedrnn

@@ -69,7 +69,11 @@ void Stream<T>::run(const T* x, T* y) {
     if (steps.size() < steps_) restrict_to(layer, steps, sizes_);
     kernels_.forward(layer, team);
   };
-  schedule_.run(Order::forward, steps_, run_layer, [](int, Range, Team) {});
+  const auto items = [&](int l, Range steps, const Sharing& sharing) {
+    run_groups(sharing, steps,
+               [&](Range some, Team group) { run_layer(l, 0, some, group, false); });
+  };
+  schedule_.run(Order::forward, steps_, run_layer, [](int, Range, Team) {}, items);
   now_ = 1 - now_;
 }
 

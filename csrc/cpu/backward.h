@@ -40,19 +40,22 @@ class BackwardLayer {
                                 : Range{0, unit_groups(p_.output)}) {}
 
   void run() const {
-    enter_gradients();
+    if (does(Phase::steps)) enter_gradients();
     for (Index last = p_.steps; last > 0; last -= p_.chunk) {
       const Index first = last > p_.chunk ? last - p_.chunk : 0;
-      for (Index s = last; s-- > first;) step(s, first, last);
-      pack_right_operands(first, last);
+      if (does(Phase::steps))
+        for (Index s = last; s-- > first;) step(s, first, last);
+      if (does(Phase::operands)) pack_right_operands(first, last);
       team_.sync();  // d_a of the chunk and the panels are complete
-      chunk_products(first, last);
+      if (does(Phase::sums)) chunk_products(first, last);
       team_.sync();  // the panels and the scratch of d_a are used again
     }
-    leave_gradients();
+    if (does(Phase::steps)) leave_gradients();
   }
 
  private:
+  bool does(Phase phase) const { return p_.phase == Phase::all || p_.phase == phase; }
+
   // Groups of panel_vecs vectors: of units, whose d_a a thread makes, or of columns of h, whose
   // gradient it makes. Without a projection they are the same, so that it needs no other's.
   static Index unit_groups(Index columns) {
@@ -225,7 +228,7 @@ class BackwardLayer {
                 false);
   }
   static Range all_panels(Index columns) { return {0, unit_groups(columns)}; }
-  T* own_columns() const { return p_.columns + team_.rank * p_.chunk_rows * S * lanes; }
+  T* own_columns() const { return p_.columns + team_.scratch() * p_.chunk_rows * S * lanes; }
 
   // dW += d_a^T x, dR += d_a^T h_before, db += sum of d_a, for the units of one block and n rows.
   // The block's columns of d_a are copied together first: in their place they stand a gate row

@@ -132,8 +132,13 @@ struct LayerForward : LayerShape {
   T* h;              // B = 1, not projected: scratch [2, Hp], h before and after a step in turn
 };
 
+// What backward does for a layer: everything, or of a single chunk one of the three things that
+// follow each other, and each of which may be divided into items (threads.h).
+enum class Phase { all, steps, operands, sums };
+
 template <class T>
 struct LayerBackward : LayerShape {
+  Phase phase = Phase::all;
   const T* panels;    // packed by pack_backward
   Rows<const T> x;    // [N, I]
   Rows<const T> h_0;  // [B, P]
@@ -159,7 +164,7 @@ struct LayerBackward : LayerShape {
   T* dc;        // [B, Hp]
   T* x_panels;  // [chunk_rows, I rounded up to whole vectors]
   T* h_panels;  // [chunk_rows, Pp]
-  T* columns;   // [team.size][chunk_rows, S*lanes]: one block's columns of d_a
+  T* columns;   // [threads][chunk_rows, S*lanes]: one block's columns of d_a
   // Of a projection.
   T* dy_h;      // [chunk_rows, Pp]: the whole gradient of h'
   T* dm;        // [B, Hp]

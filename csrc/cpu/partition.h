@@ -35,6 +35,9 @@ inline constexpr double start_us = 5;
 // A long call is made of pieces that take one thread about this long, each with a team of its own:
 // beside that a start costs nothing, and no team lasts that other work holds up.
 inline constexpr double piece_us = 4000;
+// Of work that is shared in items a piece is longer, as its end waits for the last item; items are
+// about so long, well below a time slice of the system (3 or 4 ms).
+inline constexpr double shared_us = 16000, item_us = 500;
 
 // Multiply-adds in a microsecond, 50 GFLOP/s: one core's rate within a factor of two.
 inline constexpr double products_per_us = 25e3;

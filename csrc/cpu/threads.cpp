@@ -114,7 +114,7 @@ void Barrier::wait() {
 }
 
 void Team::sync() const {
-  if (size > 1) barrier->wait();
+  if (size > 1 && barrier != nullptr) barrier->wait();
 }
 
 // ---- Floating point -----------------------------------------------------------------------------
@@ -177,7 +177,12 @@ class Job {
     size_.store(size, std::memory_order_release);
   }
   void lead() {
+    lead([] {});
+  }
+  template <class Afterwards>
+  void lead(const Afterwards& afterwards) {
     task_(context_, Team{0, size(), &*barrier_});
+    afterwards();
     wait_until([&] { return running_.load(std::memory_order_acquire) == 0; });
   }
 
@@ -419,6 +424,74 @@ void run_parallel(int threads, std::int64_t patience, ParallelTask task, void* c
   inside_parallel = nested;
 }
 
+// ---- Items --------------------------------------------------------------------------------------
+
+namespace {
+
+// What the threads take items from.
+class Items {
+ public:
+  Items(int count, ItemTask task, void* context) : count_(count), task_(task), context_(context) {}
+
+  void take(Team team) {
+    for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+      if (team.rank == 0)
+        caller_cpu_.store(current_cpu(), std::memory_order_relaxed);
+      else
+        leave_caller();
+      task_(context_, Team{item, count_, nullptr, team.rank});
+    }
+  }
+
+ private:
+  // A thread that shares a CPU with its caller brings nothing, while one that shares it with
+  // somebody else brings half; the scheduler may leave either as it is.
+  void leave_caller() const {
+    const int cpu = caller_cpu_.load(std::memory_order_relaxed);
+    if (cpu >= 0 && cpu == current_cpu()) leave_cpu(cpu);
+  }
+
+  const int count_;
+  const ItemTask task_;
+  void* const context_;
+  std::atomic<int> caller_cpu_{-1};
+  alignas(64) std::atomic<int> next_{0};
+};
+
+// The team is settled before anybody begins: whoever comes takes items.
+void run_items_on_workers(Job& job, int threads) {
+  const int workers = grow(threads - 1);
+  job.settle(workers + 1, workers);
+  for (int i = 0; i < workers; ++i) {
+    pool.workers[i].rank = i + 1;
+    post(pool.workers[i], job);
+  }
+  job.lead([&] {
+    for (int i = 0; i < workers; ++i)
+      if (take_back(pool.workers[i])) job.finish();
+  });
+}
+
+}  // namespace
+
+void run_items(int threads, int items, ItemTask task, void* context) {
+  Items all(items, task, context);
+  const auto take = [](void* from, Team team) noexcept { static_cast<Items*>(from)->take(team); };
+  const int size = std::min({threads, num_threads(), items});
+  const FlushDenormals flush;
+  const bool nested = std::exchange(inside_parallel, true);
+  if (size <= 1 || nested || threads_are_borrowed() ||
+      pool.busy.exchange(true, std::memory_order_acquire)) {
+    all.take(Team{});
+  } else {
+    pool.last_call = now();
+    Job job(take, &all);
+    run_items_on_workers(job, size);
+    pool.busy.store(false, std::memory_order_release);
+  }
+  inside_parallel = nested;
+}
+
 // ---- All at once --------------------------------------------------------------------------------
 
 namespace {
@@ -532,10 +605,7 @@ bool borrow_threads(const char* library) {
   return found.parallel != nullptr;
 }
 
-bool threads_are_borrowed() {
-  const Ownership ownership;
-  return pool.openmp.parallel != nullptr;
-}
+bool threads_are_borrowed() { return borrowed.load(std::memory_order_relaxed); }
 
 // ---- Usable threads -----------------------------------------------------------------------------
 
@@ -543,7 +613,7 @@ int usable_threads() {
   const int threads = num_threads();
   if (threads == 1 || careful()) return 1;
   // Borrowed threads spin in order to be used.
-  return borrowed.load(std::memory_order_relaxed) ? threads : free_threads(threads);
+  return threads_are_borrowed() ? threads : free_threads(threads);
 }
 
 }  // namespace fusedrnn

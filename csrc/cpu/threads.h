@@ -35,13 +35,15 @@ class Barrier {
   alignas(64) std::atomic<unsigned> generation_{0};
 };
 
-// Who a thread is within a parallel region.
+// Who a thread is within a parallel region, or which share of an item's work it does.
 struct Team {
   int rank = 0;
   int size = 1;
-  Barrier* barrier = nullptr;  // null in a team of one
+  Barrier* barrier = nullptr;  // null in a team of one, and for items
+  int thread = -1;             // of items: which thread this is, from 0
 
   void sync() const;
+  int scratch() const { return thread < 0 ? rank : thread; }  // whose memory to use
 };
 
 // While it lives, this thread's denormals count as zero, as inputs and as results: they appear when
@@ -102,6 +104,22 @@ void parallel(int threads, Body&& body, std::int64_t patience = kAnyTime) {
   run_parallel(
       threads, patience,
       [](void* context, Team team) noexcept { (*static_cast<Target*>(context))(team); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// Calls body(Team{item, items}) for every item, on up to `threads` threads that take the items one
+// by one, and returns when all are done. For CPUs that others use at the same time: a thread may
+// come late, and one that has to wait for a CPU holds up no more than its item. Items must not wait
+// for each other; else as parallel(). On borrowed threads, and where parallel() would have none,
+// the caller does them all.
+using ItemTask = void (*)(void* context, Team item) noexcept;
+void run_items(int threads, int items, ItemTask task, void* context);
+template <class Body>
+void parallel_items(int threads, int items, Body&& body) {
+  using Target = std::remove_reference_t<Body>;
+  run_items(
+      threads, items,
+      [](void* context, Team item) noexcept { (*static_cast<Target*>(context))(item); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 

@@ -184,6 +184,61 @@ TEST_CASE("careful: after regions that were held up, for a while, longer each ti
   CHECK_FALSE(careful());
 }
 
+TEST_CASE("items: each is done once, by a thread that nobody else is") {
+  for (const int threads : {1, 2, 3, 8}) {
+    const ThreadLimit limit(threads);
+    for (const int count : {0, 1, 2, 7, 300}) {
+      CAPTURE(threads);
+      CAPTURE(count);
+      std::vector<int> done(static_cast<std::size_t>(count));
+      std::vector<std::atomic<bool>> busy(static_cast<std::size_t>(threads));
+      std::atomic<bool> fine{true};
+      parallel_items(8, count, [&](Team item) noexcept {
+        if (item.size != count || item.scratch() < 0 || item.scratch() >= threads ||
+            busy[static_cast<std::size_t>(item.scratch())].exchange(true))
+          fine = false;
+        ++done[static_cast<std::size_t>(item.rank)];
+        if (item.rank % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+        busy[static_cast<std::size_t>(item.scratch())] = false;
+      });
+      CHECK(fine);
+      CHECK(done == std::vector<int>(static_cast<std::size_t>(count), 1));
+    }
+  }
+}
+
+TEST_CASE("items: a worker that is held up holds up nothing but its item") {
+  const ThreadLimit limit(2);
+  std::atomic<int> others{0};
+  parallel_items(2, 100, [&](Team item) noexcept {
+    if (item.scratch() == 0) {
+      ++others;
+      return;
+    }
+    // Until the caller has done all that is left.
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (others < 99 - item.rank && std::chrono::steady_clock::now() < give_up)
+      std::this_thread::yield();
+  });
+  CHECK(others >= 50);  // it may come late, and alone it takes one
+}
+
+TEST_CASE("items: inside a region, and from several threads at the same time") {
+  const ThreadLimit limit(3);
+  std::atomic<int> done{0};
+  parallel(3, [&](Team) noexcept { parallel_items(3, 10, [&](Team) noexcept { ++done; }); });
+  CHECK(done % 10 == 0);
+  CHECK(done >= 10);
+  done = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i)
+    callers.emplace_back([&] {
+      for (int k = 0; k < 50; ++k) parallel_items(3, 20, [&](Team) noexcept { ++done; });
+    });
+  for (std::thread& caller : callers) caller.join();
+  CHECK(done == 4 * 50 * 20);
+}
+
 TEST_CASE("barrier: serves threads that are not the pool's") {
   constexpr int kThreads = 3;
   Barrier barrier(kThreads);
