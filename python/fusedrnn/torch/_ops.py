@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,13 @@ from ._operands import check_gradients, check_operands
 from ._weights import as_array, as_tensor, dtypes_of, packed_weights
 
 __all__: list[str] = []
+
+_shape: Callable[[Tensor], Any] = operator.attrgetter("shape")
+_dtype: Callable[[Tensor], Any] = operator.attrgetter("dtype")
+_place: Callable[[Tensor], Any] = operator.attrgetter("device")
+
+#: Of calls whose shapes are kept, so that a program with ever new ones doesn't grow.
+_MOST_SIGNATURES = 256
 
 _library = torch.library.Library("fusedrnn", "DEF")
 _HEAD = "Tensor x, Tensor[] hx, Tensor[] weights, "
@@ -59,6 +67,38 @@ def _given(hx: Sequence[Tensor] | None) -> Sequence[Tensor]:
 
 def _call(arguments: Sequence[Any]) -> Call:
     """Return the call of an operator's arguments, checked."""
+    x, hx, weights, lengths, batch_sizes, dropout_key, *rest = arguments
+    if lengths is batch_sizes is dropout_key is None:
+        return _plain_call(x, hx, weights, *rest)
+    return _checked(arguments)
+
+
+_plain_calls: dict[Any, Call] = {}
+
+
+def _plain_call(x: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any) -> Call:
+    """Return the call of these arguments: from the last one of the same shapes, which was checked.
+
+    The checks take twice the time of a small layer's step.
+    """
+    tensors = (x, *hx, *weights)
+    signature = (
+        *map(_shape, tensors),
+        *map(_dtype, tensors),
+        *map(_place, tensors),
+        len(hx),
+        *rest,
+        *map(type, rest),  # 1, 1.0 and True are equal
+    )
+    call = _plain_calls.get(signature)
+    if call is None:
+        if len(_plain_calls) >= _MOST_SIGNATURES:
+            _plain_calls.clear()
+        call = _plain_calls[signature] = _checked((x, hx, weights, None, None, None, *rest))
+    return call
+
+
+def _checked(arguments: Sequence[Any]) -> Call:
     network = check_operands(*arguments)
     x, _, _, lengths, batch_sizes, dropout_key, *_, batch_first, dropout = arguments
     if batch_sizes is None and x.shape[1 if batch_first else 0] == 0:
@@ -228,6 +268,9 @@ def _fake_rnn_backward(
 # Autograd
 
 
+_NOT_OURS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)  # it falls through
+
+
 @_dynamo.untraced
 def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
     x, hx, weights = arguments[:3]
@@ -236,9 +279,11 @@ def _rnn_recorded(keyset: Any, *arguments: Any) -> Any:
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *hx, *weights)):
         return torch.ops.fusedrnn.rnn_train(*arguments)[:3]
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.fusedrnn.rnn.default.redispatch(
-            keyset & torch._C._after_autograd_keyset, *arguments
-        )
+        below = keyset & torch._C._after_autograd_keyset
+        next_one = (below - _NOT_OURS).highestPriorityTypeId()
+        if next_one == torch._C.DispatchKey.CPU:  # through the dispatcher takes as long as a step
+            return _rnn(*arguments)
+        return torch.ops.fusedrnn.rnn.default.redispatch(below, *arguments)
 
 
 def _autocast(name: str) -> Callable[..., Any]:
