@@ -13,7 +13,7 @@ from typing import Any
 
 import fusedrnn
 
-from . import baselines, budget, cases, compare, limits, machine, report, results, worker
+from . import baselines, beside, budget, cases, compare, limits, machine, report, results, worker
 from .budget import Budget, in_order
 from .measure import FULL, QUICK, Effort
 from .progress import Progress
@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plot", type=Path, metavar="DIR", help="write plots (needs matplotlib)")
     instead = p.add_mutually_exclusive_group()
     instead.add_argument("--show", type=Path, metavar="FILE", help="report results, don't measure")
+    instead.add_argument(
+        "--beside",
+        **some,
+        choices=beside.NEIGHBOURS,
+        help="beside these libraries' threads, " + ", ".join(beside.NEIGHBOURS),
+    )
     instead.add_argument(
         "--compare",
         nargs=2,
@@ -228,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, worse = compare.compare(*(results.load(path) for path in options.compare))
         print(text)
         return int(worse)
+    if options.beside:
+        return beside.main(options.beside, quick=options.quick)
     if options.show:
         measured = results.load(options.show)
     else:

@@ -47,7 +47,7 @@ Index Schedule::piece_steps(Index steps, double us) const {
 
 // The plan for a part of the work on so many threads.
 Plan Schedule::plan_for(const Work& work, int usable) const {
-  if (plan_.threads == 1) return plan_;
+  if (plan_.threads == 1 || (usable >= available_ && work.steps == work_.steps)) return plan_;
   Plan now = plan(work, usable);
   now.threads = std::min(now.threads, plan_.threads);  // for whom there is scratch memory
   return now;

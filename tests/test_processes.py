@@ -5,6 +5,8 @@ Each runs in a process of its own with a time limit: a hang is a failure.
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import re
 import textwrap
 
@@ -113,6 +115,64 @@ def test_it_works_without_threadpoolctl():
         print(fusedrnn.get_num_threads())
     """
     assert output(script) == "2"
+
+
+def test_workers_of_joblib_have_the_number_of_threads_that_it_says():
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_config("loky", inner_max_num_threads=3):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(threads_in_worker)() for _ in range(2))
+    assert found == [3, 3]
+
+
+def threads_in_worker() -> int:
+    import fusedrnn
+
+    return fusedrnn.get_num_threads()
+
+
+# Teams beside others
+
+DIGEST = """
+    import hashlib, os, sys
+    import numpy as np
+    import fusedrnn
+    if sys.argv[1] == "pinned":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rng = np.random.default_rng(0)
+    layer = fusedrnn.LSTM(64, 64, seed=0)
+    x = rng.normal(size=(200, 64, 64)).astype(np.float32)
+    a = rng.normal(size=(512, 512)).astype(np.float32)
+    digests = set()
+    for _ in range(3):
+        a @ a  # after which the threads of NumPy's BLAS spin
+        y, _, tape = layer.forward(x)
+        gradients = layer.backward(tape, y)
+        digest = hashlib.sha256(y)
+        for gradient in (gradients.x, *gradients.parameters.values()):
+            digest.update(gradient)
+        digests.add(digest.hexdigest())
+    print(*digests)
+"""
+
+
+@pytest.fixture(scope="module")
+def digest_of_one_thread():
+    return output(DIGEST, "free", FUSEDRNN_NUM_THREADS="1")
+
+
+@pytest.mark.parametrize("threads", ["2", "3", "4", "8"])
+@pytest.mark.parametrize("cpus", ["free", "pinned"])
+def test_bits_beside_other_threads(digest_of_one_thread, cpus, threads):
+    if cpus == "pinned" and not hasattr(os, "sched_setaffinity"):
+        pytest.skip("the system doesn't pin threads")
+    got = output(DIGEST, cpus, FUSEDRNN_NUM_THREADS=threads, OPENBLAS_NUM_THREADS="2")
+    assert got == digest_of_one_thread
+
+
+def test_bits_of_two_processes_at_once(digest_of_one_thread):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = pool.map(lambda n: output(DIGEST, "free", FUSEDRNN_NUM_THREADS=n), ["2", "3"])
+        assert set(both) == {digest_of_one_thread}
 
 
 # Fork

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnx import TensorProto, helper, numpy_helper
 
 from fusedrnn.weights import to_onnx
@@ -40,7 +42,18 @@ def build(problem: Problem) -> bytes:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(getattr(weights, name), name) for name in WEIGHTS],
     )
-    # Versions that both runtimes have read for years.
+    return serialized(graph)
+
+
+def build_product(shape: tuple[int, ...]) -> bytes:
+    """Return a model of the matrix product of its input `a` with itself."""
+    a, b = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "ab")
+    node = helper.make_node("MatMul", ["a", "a"], ["b"])
+    return serialized(helper.make_graph([node], "product", [a], [b]))
+
+
+def serialized(graph: Any) -> bytes:
+    """Return a model of a graph, in versions that both runtimes have read for years."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return bytes(model.SerializeToString())
 
