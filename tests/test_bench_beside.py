@@ -13,7 +13,7 @@ CASE = Case("gru", "train", 8, 10, 16, 16)
 
 def row(neighbour: str, one: float, all_threads: float, **peers: float) -> beside.Row:
     times = {ours(ONE_THREAD): one, OURS: all_threads, **peers}
-    return beside.Row(neighbour, CASE, times, {}, {})
+    return beside.Row(neighbour, CASE, times, 1.9, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_targets(neighbour, ms, target):
 def test_table_names_what_is_met_and_what_is_not():
     rows = [row("numpy", 10, 5, torch=15, onnxruntime=20), row("torch", 100, 100)]
     text = beside.table(rows)
-    assert "| 10.00 | 5.00 | 2.00 | 0.97, met | 3.00 |" in text
-    assert "| 100.00 | 100.00 | 1.00 | 1.60, NOT met |  |" in text
+    assert "| 10.00 | 5.00 | 2.00 | 1.90 | 0.97, met | 3.00 |" in text
+    assert "| 100.00 | 100.00 | 1.00 | 1.90 | 1.60, NOT met |  |" in text
 
 
 @pytest.mark.serial
@@ -49,7 +49,7 @@ def test_a_quick_run_from_end_to_end(capsys):
 
 
 def test_a_wrong_result_is_told(capsys, monkeypatch):
-    wrong = beside.Row("alone", CASE, {ours(ONE_THREAD): 1, OURS: 1}, {}, {"torch": "y: 1e-1"})
+    wrong = beside.Row("alone", CASE, {ours(ONE_THREAD): 1, OURS: 1}, 2, {}, {"torch": "y: 1e-1"})
     monkeypatch.setattr(beside, "measure", lambda *_: [wrong])
     assert beside.main(["alone"]) == 1
     assert "WRONG: " in capsys.readouterr().err

@@ -56,10 +56,10 @@ Ticks now() {
 
 // A wait of this length is not for a thread that has a CPU: steps between barriers are more even.
 constexpr Ticks kLongWait = 30'000;
-// A parallel region is held up where long waits are more than this part of it, and the pool becomes
-// careful after two that are, or one of some length: any thread is interrupted now and then.
+// Parallel regions are held up where long waits are more than this part of them. The pool becomes
+// careful once that comes to the length of a time slice: any thread is interrupted now and then.
 constexpr Ticks kPartOfRegion = 4;
-constexpr Ticks kLongRegion = 2'000'000;
+constexpr Ticks kHeldUp = 4'000'000;
 // How long the pool is careful, the first time and at most. Each try may cost two held-up regions.
 constexpr Ticks kFirstCare = 20'000'000, kLongestCare = 1'280'000'000;
 
@@ -232,8 +232,8 @@ struct Pool {
   std::atomic<bool> busy{false};  // whoever sets it owns the rest
   int started = 0;                // workers[0, started) have a thread
   Ticks last_call = 0;
-  int held_up = 0;  // points for the regions of late, see judge()
-  OpenMP openmp{};  // whose threads are borrowed; null functions where they are our own
+  Ticks held_up = 0;  // the regions of late, see judge()
+  OpenMP openmp{};    // whose threads are borrowed; null functions where they are our own
   Worker workers[kMaxThreads - 1];
 };
 static_assert(std::is_trivially_destructible_v<Pool>);
@@ -338,16 +338,11 @@ void await_workers(const Job& job, int workers, Ticks begin, Ticks patience) {
   }
 }
 
-// Whether the region from `begin` to `end` was held up. Four points for one that was, eight for a
-// long one, one off for one that was not; eight are enough.
+// Adds up how long regions were held up, beyond what they may be; the others take that off again.
 void judge(Ticks begin, Ticks end, Ticks waits) {
-  if (waits < (end - begin) / kPartOfRegion) {
-    pool.held_up = std::max(pool.held_up - 1, 0);
-    return;
-  }
-  pool.held_up += end - begin > kLongRegion ? 8 : 4;
-  if (pool.held_up < 8) return;
-  pool.held_up = 4;
+  pool.held_up = std::max<Ticks>(pool.held_up + waits - (end - begin) / kPartOfRegion, 0);
+  if (pool.held_up < kHeldUp) return;
+  pool.held_up = kHeldUp / 2;
   take_care(end);
 }
 
