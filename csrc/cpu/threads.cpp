@@ -239,8 +239,8 @@ struct Pool {
 static_assert(std::is_trivially_destructible_v<Pool>);
 
 constinit Pool pool;
-constinit std::atomic<bool> borrowed{
-    false};  // whether pool.openmp is there, for who doesn't own it
+// Whether pool.openmp is there, for those who don't own the pool.
+constinit std::atomic<bool> borrowed{false};
 constinit thread_local bool inside_parallel = false;
 
 // For the child of a fork: threads don't survive one, OpenMP doesn't start its own again, and a

@@ -7,13 +7,15 @@
 //   });
 //
 // The files compiled for one ISA include this header, and must not emit code that others could link
-// to: so no function has its body here but parallel(), whose symbol carries the name of its Body.
+// to: so no function has its body here but parallel() and parallel_items(), whose symbols carry the
+// name of their Body, and what is always inlined.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <type_traits>
 
+#include "../compiler.h"
 #include "num_threads.h"
 
 namespace fusedrnn {
@@ -43,7 +45,7 @@ struct Team {
   int thread = -1;             // of items: which thread this is, from 0
 
   void sync() const;
-  int scratch() const { return thread < 0 ? rank : thread; }  // whose memory to use
+  FUSEDRNN_INLINE int scratch() const { return thread < 0 ? rank : thread; }  // whose memory to use
 };
 
 // While it lives, this thread's denormals count as zero, as inputs and as results: they appear when
