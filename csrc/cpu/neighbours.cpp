@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 
 #include "cpus.h"
 #include "num_threads.h"
@@ -187,7 +188,11 @@ void look() {
 
 int free_threads(int threads) {
   if (!all.looking.exchange(true, std::memory_order_acquire)) {
-    look();
+    try {
+      look();
+    } catch (const std::exception&) {
+      // No memory for reading the system's files: the last answer holds, and the next call looks.
+    }
     all.looking.store(false, std::memory_order_release);
   }
   const int busy = all.busy.load(std::memory_order_relaxed);
