@@ -32,6 +32,8 @@ constexpr Ticks kBusy = 1'000'000;
 // the number of threads: half a per cent of the time. Likewise looks, two per cent.
 constexpr Ticks kScanEvery = 20'000'000, kLookEvery = 50'000;
 constexpr Ticks kScanShare = 200, kLookShare = 50;
+// And no longer, as what takes long may only have lost its CPU meanwhile.
+constexpr Ticks kScanLatest = 500'000'000, kLookLatest = 5'000'000;
 // Two readings of a clock this far apart tell whether its thread is running.
 constexpr Ticks kGap = 3'000;
 
@@ -108,7 +110,7 @@ struct Neighbours {
   Threads<256> known{};      // have been busy
   int turn = 0;
   Ticks next_scan = 0, next_look = 0, last_look = 0;
-  int cpus = 0;  // that we may use
+  std::atomic<int> cpus{0};  // that we may use
 };
 constinit Neighbours all;
 
@@ -135,9 +137,9 @@ void scan(Ticks time) {
     }
     closedir(folder);
   }
-  all.cpus = read_usable_cpus();
+  all.cpus.store(read_usable_cpus(), std::memory_order_relaxed);
   const Ticks end = now();
-  all.next_scan = end + std::max(kScanEvery, kScanShare * (end - time));
+  all.next_scan = end + std::clamp(kScanShare * (end - time), kScanEvery, kScanLatest);
 }
 
 // Counts the known threads that are busy.
@@ -181,7 +183,7 @@ void look() {
   all.busy.store(count(begin), std::memory_order_relaxed);
   all.last_look = begin;
   const Ticks end = now();
-  all.next_look = end + std::max(kLookEvery, kLookShare * (end - begin));
+  all.next_look = end + std::clamp(kLookShare * (end - begin), kLookEvery, kLookLatest);
 }
 
 }  // namespace
@@ -196,7 +198,8 @@ int free_threads(int threads) {
     all.looking.store(false, std::memory_order_release);
   }
   const int busy = all.busy.load(std::memory_order_relaxed);
-  return busy == 0 ? threads : std::clamp(all.cpus - busy, 1, threads);
+  return busy == 0 ? threads
+                   : std::clamp(all.cpus.load(std::memory_order_relaxed) - busy, 1, threads);
 }
 
 void join_our_threads() {
