@@ -22,7 +22,7 @@ Problem to_solve(Problem problem) {
 template <class T>
 Weights<T>::Weights(const Model& model, std::vector<LayerParameters<T>> parameters)
     : model_(model),
-      kernels_(kernels_for<T>(model.cell, model.hidden)),
+      kernels_(table_for<T>(model.hidden).cells[model.cell]),
       parameters_(std::move(parameters)) {
   forward_ = pack(&LayerSizes::forward_panels, kernels_.pack_forward);
 }

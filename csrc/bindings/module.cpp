@@ -14,10 +14,13 @@
 #include "../cpu/openblas.h"
 #include "../cpu/threads.h"
 #include "arrays.h"
+#include "call.h"
 #include "gil.h"
 #include "head.h"
 #include "rnn.h"
 #include "stream.h"
+#include "tensors.h"
+#include "unpacked.h"
 
 namespace fusedrnn::bindings {
 namespace {
@@ -246,6 +249,38 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property(
           "state", [](const Held<StreamHandle>& s) { return s->state(); },
           [](const Held<StreamHandle>& s, py::object value) { s->set_state(value); });
+
+  py::class_<Unpacked, Held<Unpacked>>(m, "Unpacked")
+      .def(py::init([](const std::string& cell, Index input_size, Index hidden_size, int num_layers,
+                       bool bidirectional, bool bias, bool step, bool batch_first) {
+             const Model model{cell_index(cell), input_size, hidden_size, num_layers,
+                               bidirectional ? 2 : 1};
+             return std::make_shared<Unpacked>(model, bias, step, batch_first);
+           }),
+           py::arg("cell"), py::arg("input_size"), py::arg("hidden_size"), py::arg("num_layers"),
+           py::arg("bidirectional"), py::arg("bias"), py::arg("step"), py::arg("batch_first"))
+      .def(
+          "infer",
+          [](const Held<Unpacked>& u, py::handle x, py::handle state, py::handle weights) {
+            return u->infer(x, state, weights);
+          },
+          py::arg("x"), py::arg("state"), py::arg("weights"))
+      .def(
+          "train",
+          [](const Held<Unpacked>& u, py::handle x, py::handle state, py::handle weights) {
+            return u->train(x, state, weights);
+          },
+          py::arg("x"), py::arg("state"), py::arg("weights"))
+      .def(
+          "gradients",
+          [](const Held<Unpacked>& u, py::handle x, py::handle state, py::handle weights,
+             py::handle kept, const py::tuple& gradients, const py::tuple& needed) {
+            return u->gradients(x, state, weights, kept, gradients, needed);
+          },
+          py::arg("x"), py::arg("state"), py::arg("weights"), py::arg("kept"), py::arg("gradients"),
+          py::arg("needed"));
+  m.def("most_unpacked_rows", [] { return Unpacked::most_rows; });
+  m.def("use_tensors", &use_tensors, py::arg("exchange"), py::arg("types"));
 
   m.def("cells", [] {
     py::dict table;  // name -> (gates, states)

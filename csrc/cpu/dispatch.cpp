@@ -70,19 +70,19 @@ const Isa& isa() {
 }
 
 template <class T>
-const CellKernels<T>& kernels_for(int cell, Index hidden) {
+const Kernels<T>& table_for(Index hidden) {
   static const bool forced = !forced_isa().empty();
-  const CellKernels<T>* kernels = &isa().kernels<T>().cells[cell];
-  const auto lanes = [](const CellKernels<T>& k) { return k.sizes({1, 1, 1}).padded_hidden; };
+  const Kernels<T>* table = &isa().kernels<T>();
+  const auto lanes = [](const Kernels<T>& k) { return k.cells[0].sizes({1, 1, 1}).padded_hidden; };
   for (auto isa = compiled_isas().rbegin(); !forced && isa != compiled_isas().rend(); ++isa) {
     if (!isa->available) continue;  // not even its sizes() may be asked for
-    const CellKernels<T>& narrower = isa->template kernels<T>().cells[cell];
-    if (2 * hidden > lanes(*kernels) || lanes(narrower) == 1) break;
-    kernels = &narrower;
+    const Kernels<T>& narrower = isa->template kernels<T>();
+    if (2 * hidden > lanes(*table) || lanes(narrower) == 1) break;
+    table = &narrower;
   }
-  return *kernels;
+  return *table;
 }
-template const CellKernels<float>& kernels_for(int cell, Index hidden);
-template const CellKernels<double>& kernels_for(int cell, Index hidden);
+template const Kernels<float>& table_for(Index hidden);
+template const Kernels<double>& table_for(Index hidden);
 
 }  // namespace fusedrnn

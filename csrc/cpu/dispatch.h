@@ -38,6 +38,6 @@ const Isa& isa();
 // their only vector empty, those of the widest available ISA that does not. FUSEDRNN_ISA forbids
 // the latter.
 template <class T>
-const CellKernels<T>& kernels_for(int cell, Index hidden);
+const Kernels<T>& table_for(Index hidden);
 
 }  // namespace fusedrnn

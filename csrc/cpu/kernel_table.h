@@ -6,12 +6,15 @@
 #include "../losses/losses.h"
 #include "head_chunk.h"
 #include "layer.h"
+#include "unpacked_layer.h"
 
 namespace fusedrnn {
 
 template <class T>
 struct Kernels {
   CellKernels<T> cells[n_cells];
+  UnpackedKernels<T> unpacked[n_cells];
+  ProductKernels<T> products;
   HeadKernels<T> heads[n_losses];
   MathKernels<T> math;
   // Of bytes, whatever they are; each table has it.

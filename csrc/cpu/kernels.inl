@@ -16,6 +16,7 @@
 #include "head.h"
 #include "kernel_table.h"
 #include "probe.h"
+#include "unpacked.h"
 
 namespace fusedrnn::FUSEDRNN_ISA {
 
@@ -43,6 +44,10 @@ template <class Cell, class T, class V = Vec<T>>
 constexpr CellKernels<T> cell_kernels{layer_sizes<Cell, V>, pack_forward<Cell, V>,
                                       pack_backward<Cell, V>, forward_layer<Cell, V>,
                                       backward_layer<Cell, V>};
+template <class Cell, class T, class Step = UnpackedStep<Cell, Vec<T>>>
+constexpr UnpackedKernels<T> unpacked_kernels{Step::forward, Step::backward};
+template <class T, class V = Vec<T>>
+constexpr ProductKernels<T> product_kernels{add_times<V>, outer<V>, column_sums<V>};
 template <class Loss, class T, class H = Head<Loss, Vec<T>>>
 constexpr HeadKernels<T> head_kernels{H::sizes, H::pack, H::forward, H::backward, H::gradients};
 template <class T, class V = Vec<T>>
@@ -60,6 +65,12 @@ const Kernels<FUSEDRNN_SCALAR> FUSEDRNN_KERNELS{
 #include "../cells/cells.def"
 #undef FUSEDRNN_CELL
     },
+    {
+#define FUSEDRNN_CELL(type, name) unpacked_kernels<type, FUSEDRNN_SCALAR>,
+#include "../cells/cells.def"
+#undef FUSEDRNN_CELL
+    },
+    product_kernels<FUSEDRNN_SCALAR>,
     {
 #define FUSEDRNN_LOSS(type, name) head_kernels<type, FUSEDRNN_SCALAR>,
 #include "../losses/losses.def"

@@ -48,6 +48,10 @@ struct Vec<float> {
   friend FUSEDRNN_INLINE Vec where_positive(Vec c, Vec a) {
     return _mm256_and_ps(_mm256_cmp_ps(c.v, _mm256_setzero_ps(), _CMP_NLE_UQ), a.v);
   }
+  friend FUSEDRNN_INLINE Vec in_register(Vec a) {
+    asm("" : "+x"(a.v));
+    return a;
+  }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) {
     return _mm256_and_ps(_mm256_castsi256_ps(first(n)), a.v);
   }
@@ -99,6 +103,10 @@ struct Vec<double> {
   }
   friend FUSEDRNN_INLINE Vec where_positive(Vec c, Vec a) {
     return _mm256_and_pd(_mm256_cmp_pd(c.v, _mm256_setzero_pd(), _CMP_NLE_UQ), a.v);
+  }
+  friend FUSEDRNN_INLINE Vec in_register(Vec a) {
+    asm("" : "+x"(a.v));
+    return a;
   }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) {
     return _mm256_and_pd(_mm256_castsi256_pd(first(n)), a.v);

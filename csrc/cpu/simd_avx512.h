@@ -84,6 +84,12 @@ struct Vec<float> {
   friend FUSEDRNN_INLINE Vec where_positive(Vec c, Vec a) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(c.v, _mm512_setzero_ps(), _CMP_NLE_UQ), a.v);
   }
+  friend FUSEDRNN_INLINE Vec in_register(Vec a) {
+#if !defined(FUSEDRNN_EMULATE_AVX512)
+    asm("" : "+v"(a.v));
+#endif
+    return a;
+  }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) { return _mm512_maskz_mov_ps(first(n), a.v); }
   friend FUSEDRNN_INLINE Vec interleave_low(Vec a, Vec b) {
     const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -134,6 +140,12 @@ struct Vec<double> {
   }
   friend FUSEDRNN_INLINE Vec where_positive(Vec c, Vec a) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(c.v, _mm512_setzero_pd(), _CMP_NLE_UQ), a.v);
+  }
+  friend FUSEDRNN_INLINE Vec in_register(Vec a) {
+#if !defined(FUSEDRNN_EMULATE_AVX512)
+    asm("" : "+v"(a.v));
+#endif
+    return a;
   }
   friend FUSEDRNN_INLINE Vec keep_first(Vec a, int n) { return _mm512_maskz_mov_pd(first(n), a.v); }
   friend FUSEDRNN_INLINE Vec interleave_low(Vec a, Vec b) {

@@ -9,6 +9,8 @@
 //   abs, copysign(magnitude, sign)     the magnitude is not negative
 //   where_positive(c, a)               a where c > 0 or c is NaN, else 0
 //   keep_first(a, n)                   the first n lanes, the rest zero
+//   in_register(a)                     a, which stays in a register: GCC 12 likes to load what is
+//                                      used several times from memory each time, in large tiles
 //   interleave_low(a, b)               a0 b0 a1 b1 ... of the lower halves; _high: of the upper
 //   ones pow2_of_shifted(t)                 2^n for t = n + Vec::shifter, n a whole number
 #pragma once
@@ -64,6 +66,7 @@ struct Lane {
   friend FUSEDRNN_INLINE Vec<T> where_positive(Vec<T> c, Vec<T> a) {
     return Vec<T>(c.v <= T(0) ? T(0) : a.v);
   }
+  friend FUSEDRNN_INLINE Vec<T> in_register(Vec<T> a) { return a; }
   friend FUSEDRNN_INLINE Vec<T> keep_first(Vec<T> a, int n) { return n > 0 ? a : Vec<T>(T(0)); }
   // Of one lane there is nothing to interleave; it stands here so that the names are complete.
   friend FUSEDRNN_INLINE Vec<T> interleave_low(Vec<T> a, Vec<T>) { return a; }

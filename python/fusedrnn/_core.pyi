@@ -94,6 +94,30 @@ class Stream:
     @state.setter
     def state(self, value: object) -> None: ...
 
+class Unpacked:
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        bias: bool,
+        step: bool,
+        batch_first: bool,
+    ) -> None: ...
+    def infer(self, x: object, state: object, weights: object) -> tuple[Any, ...] | None: ...
+    def train(self, x: object, state: object, weights: object) -> tuple[Any, ...] | None: ...
+    def gradients(
+        self,
+        x: object,
+        state: object,
+        weights: object,
+        kept: object,
+        gradients: tuple[Any, ...],
+        needed: tuple[bool, ...],
+    ) -> list[Any] | None: ...
+
 class Tape:
     def backward(
         self, dy: object, dstate: object, out: object
@@ -128,3 +152,5 @@ def set_num_threads(n: int) -> None: ...
 def vecmath(name: str, x: _Array) -> _Array: ...
 def probe_fma(dtype: str, rounds: int, threads: int) -> float: ...
 def probe_read(kib: int, repeats: int, threads: int) -> float: ...
+def most_unpacked_rows() -> int: ...
+def use_tensors(exchange: object, types: list[type]) -> bool: ...

@@ -36,7 +36,8 @@ def packs(monkeypatch):
 
 
 def inputs(kind):
-    return torch.randn(*((3, 5) if kind in CELLS else (11, 3, 5)))
+    """More rows than are read without packing."""
+    return torch.randn(*((40, 5) if kind in CELLS else (11, 3, 5)))
 
 
 @pytest.mark.parametrize("kind", [*LAYERS, *CELLS])
@@ -121,9 +122,10 @@ def changes():
 
 @pytest.mark.parametrize("change", changes(), ids=lambda f: f.__name__)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_changes_are_seen(kind, change):
+@pytest.mark.parametrize("steps", [11, 2], ids=["packed", "few rows"])
+def test_changes_are_seen(kind, change, steps):
     ours, theirs = twins(kind, 7, 7)
-    x = torch.randn(11, 3, 7)
+    x = torch.randn(steps, 3, 7)
     with torch.no_grad():
         before = ours(x)[0]
     for grad in (False, True, False):
@@ -141,7 +143,7 @@ def test_changes_are_seen(kind, change):
 def test_changes_of_large_layers_are_seen(packs):
     """There the counters of versions are asked first."""
     ours, theirs = twins(fusedrnn.torch.LSTM, 64, 300)
-    x = torch.randn(2, 1, 64)
+    x = torch.randn(5, 1, 64)
     packs.clear()
     with torch.no_grad():
         for _ in range(2):
@@ -207,7 +209,7 @@ def test_trust_sees_what_counters_see_and_no_more(packs):
 
 def test_single_layers_trust(packs):
     trusting, other = fusedrnn.torch.GRU(5, 7), fusedrnn.torch.GRU(5, 7)
-    cell, x = fusedrnn.torch.LSTMCell(5, 7), torch.randn(11, 3, 5)
+    cell, x = fusedrnn.torch.LSTMCell(5, 7), torch.randn(11, 40, 5)
     trusting.trust = cell.trust = True
     with torch.no_grad():
         for layer, given in ((trusting, x), (other, x), (cell, x[0])):
@@ -235,7 +237,7 @@ def test_trust_is_not_misled_by_an_address():
 
 def test_dead_parameters_give_up_their_memory():
     gc.collect()
-    x = torch.randn(2, 1, 5)
+    x = torch.randn(5, 1, 5)
     fusedrnn.torch.GRU(5, 7)(x)
     for _ in range(20):
         fusedrnn.torch.GRU(5, 7)(x)
@@ -251,7 +253,7 @@ def test_dead_parameters_give_up_their_memory():
 
 def test_entries_keep_no_parameter_alive():
     layer = fusedrnn.torch.GRU(5, 7)
-    layer(torch.randn(2, 1, 5))
+    layer(torch.randn(5, 1, 5))
     (entry,) = [e for k, e in _weights._entries.items() if k[1] == layer.weight_ih_l0.data_ptr()]
     assert not entry.place.expired()
     del layer

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "../../cpu/memory.h"
-#include "dlpack.h"
+#include "../dlpack.h"
 
 namespace fusedrnn::cuda {
 

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
+#include "../dlpack.h"
 #include "../gil.h"
 #include "array.h"
-#include "dlpack.h"
 
 namespace fusedrnn::cuda {
 namespace {

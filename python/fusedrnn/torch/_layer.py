@@ -19,6 +19,7 @@ from ._autograd import Call, FusedRNN, state_of
 from ._checks import check_indices, check_layer, undo_each_other
 from ._differentiable import by_lengths
 from ._fallback import checked_lengths, decline, is_traced, unseen
+from ._few_rows import MOST_ROWS, few_rows, is_ordinary, run
 from ._switches import Unsupported
 from ._transforms import call_operator
 from ._weights import (
@@ -32,7 +33,7 @@ from ._weights import (
     packed_weights,
 )
 
-__all__ = ["RecurrentLayer", "draw_key"]
+__all__ = ["RecurrentLayer", "draw_key", "finds_as_torch"]
 
 
 class RecurrentLayer:
@@ -111,6 +112,9 @@ class RecurrentLayer:
                 return self._by_operator(input, hx, lengths)
             reason: Exception | str = obstacle
         else:
+            result = None if lengths is not None else self._by_few_rows(input, hx)
+            if result is not None:
+                return result
             try:
                 return self._by_kernels(input, hx, lengths)
             except (Unsupported, TypeError, ValueError) as error:
@@ -150,15 +154,51 @@ class RecurrentLayer:
             self.proj_size,
         )
 
-    def _weights(self) -> Sequence[Any]:
-        """Return the parameters that this call uses: those that torch's layer would."""
+    def _by_few_rows(self, input: Any, hx: Any) -> Any:
+        """Return the result, or None where `_by_kernels` has to find out what to do."""
+        if (
+            type(input) not in PLAIN
+            or not is_ordinary()  # before a tracer sees a look at the input's size
+            or input.numel() > MOST_ROWS * self.input_size
+            or self.proj_size > 0
+            or (self.dropout > 0 and self.training and self.num_layers > 1)
+        ):
+            return None
+        weights = self._plain_weights()
+        rows = few_rows(
+            CELLS[self.mode],
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bidirectional,
+            self.bias,
+            self.batch_first,
+            False,
+        )
+        if rows is None or weights is None:
+            return None
+        lstm = self.mode == "LSTM"
+        found = run(rows, input, hx if hx is None or lstm else (hx,), weights)
+        if found is None:
+            return None
+        return found[0], ((found[1], found[2]) if lstm else found[1])
+
+    def _plain_weights(self) -> Sequence[Any] | None:
+        """Return the parameters, if they are where torch's layers have them."""
         weights, parameters, kind = self._flat_weights, self._parameters, type(self)
         if (
             all(map(is_, weights, map(parameters.get, self._flat_weights_names)))
             and PLAIN.issuperset(map(type, weights))
-            and (kind._finds_as_torch is kind or _finds_as_torch(kind))
+            and (kind._finds_as_torch is kind or finds_as_torch(kind))
         ):
             return weights
+        return None
+
+    def _weights(self) -> Sequence[Any]:
+        """Return the parameters that this call uses: those that torch's layer would."""
+        plain = self._plain_weights()
+        if plain is not None:
+            return plain
         # Parametrized, deleted and set as attributes, or replaced in the list itself.
         self._update_flat_weights()
         weights = self._flat_weights
@@ -344,7 +384,7 @@ class RecurrentLayer:
         return self._finish(input, y, last, casts)
 
 
-def _finds_as_torch(kind: Any) -> bool:
+def finds_as_torch(kind: Any) -> bool:
     """Return whether parameters are what `_parameters` has under their names; keep that it is so.
 
     A subclass may have its own way to find attributes, or attributes of these names.
@@ -359,7 +399,7 @@ def _finds_as_torch(kind: Any) -> bool:
     return found
 
 
-_PARAMETER = re.compile("(weight|bias)_(ih|hh|hr)_l")
+_PARAMETER = re.compile("(weight|bias)_(ih|hh|hr)(_l|$)")
 
 
 def scriptable(module: Any, ours: type[Any]) -> torch.nn.Module:

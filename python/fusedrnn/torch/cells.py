@@ -12,7 +12,15 @@ from . import _gpu
 from ._autograd import Call, FusedRNN, state_of
 from ._checks import check_cell
 from ._fallback import decline, is_traced, unseen
-from ._layer import check_states, lowered, needs_gradients, obstacle_of, scriptable
+from ._few_rows import few_rows, is_ordinary, run
+from ._layer import (
+    check_states,
+    finds_as_torch,
+    lowered,
+    needs_gradients,
+    obstacle_of,
+    scriptable,
+)
 from ._switches import Unsupported
 from ._transforms import call_operator
 from ._weights import as_array, as_tensor, check_tensors, network_of, packed_weights
@@ -44,12 +52,16 @@ class RecurrentCell:
     #: "lstm", "gru" or "rnn".
     cell_kind: str
 
+    #: The class itself, once it is known to find its parameters as torch's classes do.
+    _finds_as_torch: type[Any] | None = None
+
     # Of torch.nn.RNNCellBase.
     input_size: int
     hidden_size: int
     bias: bool
     nonlinearity: str
     weight_ih: Tensor
+    _parameters: dict[str, Any]
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step.
@@ -80,6 +92,9 @@ class RecurrentCell:
                 return self._by_operator(input, hx)
             reason: Exception | str = obstacle
         else:
+            result = self._by_few_rows(input, hx)
+            if result is not None:
+                return result
             try:
                 return self._by_kernels(input, hx)
             except (Unsupported, TypeError, ValueError) as error:
@@ -123,6 +138,25 @@ class RecurrentCell:
         unseen(lambda: check_cell(self, input, hx))
         forward: Any = self.torch_class.forward
         return forward(self, input, hx)
+
+    def _by_few_rows(self, input: Tensor, hx: Any) -> Any:
+        """Return the result, or None where `_by_kernels` has to find out what to do."""
+        kind = type(self)
+        if (kind._finds_as_torch is not kind and not finds_as_torch(kind)) or not is_ordinary():
+            return None
+        parameters = self._parameters
+        cell = self.cell_kind if self.cell_kind != "rnn" else _KINDS.get(self.nonlinearity)
+        bias, lstm = self.bias, cell == "lstm"
+        if cell is None or not self.__dict__.keys().isdisjoint(PARAMETERS):
+            return None
+        rows = few_rows(cell, self.input_size, self.hidden_size, 1, False, bias, False, True)
+        if rows is None:
+            return None
+        weights: Any = [*map(parameters.get, PARAMETERS if bias else PARAMETERS[:2])]
+        last = run(rows, input, hx if hx is None or lstm else (hx,), weights)
+        if last is None:
+            return None
+        return (last[0], last[1]) if lstm else last[0]
 
     def _by_kernels(self, input: Tensor, hx: Any) -> Any:
         if is_traced(input):

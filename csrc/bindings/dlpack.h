@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace fusedrnn::cuda::dlpack {
+namespace fusedrnn::dlpack {
 
 // Kinds of device.
 inline constexpr std::int32_t cpu = 1, cuda = 2, cuda_managed = 13;
@@ -56,4 +56,21 @@ struct ManagedVersioned {
 inline constexpr ManagedVersioned::Version version{1, 0};
 inline constexpr std::uint64_t is_read_only = 1, is_copied = 2;  // flags
 
-}  // namespace fusedrnn::cuda::dlpack
+// What a type of arrays offers to C: the capsule `__dlpack_c_exchange_api__` holds one. Functions
+// return 0, or another number with a Python error set.
+struct Exchange {
+  ManagedVersioned::Version version;
+  const Exchange* older;  // of another major version, or null
+  // An array like `prototype`, not initialised. Calls set_error(context, kind, message) if it
+  // fails.
+  int (*allocate)(Tensor* prototype, ManagedVersioned** out, void* context,
+                  void (*set_error)(void* context, const char* kind, const char* message));
+  int (*give)(void* object, ManagedVersioned** out);
+  int (*take)(ManagedVersioned* tensor, void** object);  // the object owns the tensor from now on
+  int (*look)(void* object, Tensor* out);  // at memory that stays the object's; may be null
+  int (*stream)(std::int32_t kind, std::int32_t id, void** out);
+
+  static constexpr const char* name = "dlpack_exchange_api";
+};
+
+}  // namespace fusedrnn::dlpack
