@@ -217,8 +217,9 @@ class Job {
 
 // A worker's mailbox. The caller moves it from either idle state to posted, in one atomic exchange,
 // so no wake-up is lost: whoever finds asleep knows that it must notify. From posted either the
-// worker moves on to working, or the caller, who waits no longer, takes the job back.
-enum class State : int { kIdle, kAsleep, kPosted, kWorking };
+// worker moves on to working, or the caller, who waits no longer, takes the job back. A new worker
+// is starting until it has what a thread needs.
+enum class State : int { kStarting, kIdle, kAsleep, kPosted, kWorking };
 
 struct alignas(64) Worker {
   std::atomic<State> state{State::kIdle};
@@ -256,6 +257,9 @@ void forget_workers() {
 // Registered when the library is loaded: later, a fork by another thread could come in between.
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, forget_workers);
 
+// How long a call waits for a new worker to have what a thread needs.
+constexpr Ticks kStart = 50'000'000;
+
 // Returns when there is a job that the worker has taken.
 Job& await_job(Worker& worker) {
   for (;;) {
@@ -277,6 +281,8 @@ void* work(void* argument) {
   Worker& worker = *static_cast<Worker*>(argument);
   inside_parallel = true;
   join_our_threads();
+  State found = State::kStarting;  // unless there is a job already
+  worker.state.compare_exchange_strong(found, State::kIdle);
   for (;;) {
     Job& job = await_job(worker);
     job.leave_caller();
@@ -299,11 +305,17 @@ bool take_back(Worker& worker) {
   return worker.state.compare_exchange_strong(found, State::kIdle);
 }
 
+// Returns when the thread has taken its thread-local memory: glibc gives that at the first use, and
+// ends the process where there is none by then.
 bool start(Worker& worker) {
-  worker.state.store(State::kIdle, std::memory_order_relaxed);  // a fork may have left it otherwise
+  worker.state.store(State::kStarting, std::memory_order_relaxed);
   pthread_t thread;
   if (pthread_create(&thread, nullptr, work, &worker) != 0) return false;
   pthread_detach(thread);
+  Backoff backoff;
+  const Ticks end = now() + kStart;
+  while (worker.state.load(std::memory_order_relaxed) == State::kStarting && now() < end)
+    backoff.wait();
   return true;
 }
 
