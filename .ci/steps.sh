@@ -150,13 +150,17 @@ extra_tests() {
   tests -m '(extras or cuda) and not deep'
 }
 
-# other_isas ARGUMENT...: tests on each ISA but the best one here, which the others have.
-other_isas() {
-  local isa isas
-  isas=$(.venv/bin/python -c "import fusedrnn as f; print(*f.info()['isa_available'][:-1])")
-  for isa in $isas; do
+# The ISAs here but the best one, which all else runs on.
+lesser_isas() {
+  .venv/bin/python -c "import fusedrnn; print(*fusedrnn.info()['isa_available'][:-1])"
+}
+
+# on_isas NAMES ARGUMENT...: tests on each of them.
+on_isas() {
+  local isa
+  for isa in $1; do
     echo "FUSEDRNN_ISA=$isa"
-    FUSEDRNN_ISA=$isa tests "$@"
+    FUSEDRNN_ISA=$isa tests "${@:2}"
   done
 }
 
