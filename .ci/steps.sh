@@ -207,14 +207,20 @@ build_module() {
 }
 
 # module_of PRESET: makes a copy of the installed package with that build's kernels, and prints its
-# folder.
+# folder. (`readme` is the build of the README's command.)
 module_of() {
   local folder=$work/module-$1
+  rm -rf "$folder"
   mkdir "$folder"
   cp -r .venv/lib/python*/site-packages/fusedrnn "$folder"
   rm -f "$folder"/fusedrnn/_c*.so
   cp "build/$1"/_core.*.so "$folder/fusedrnn"
   echo "$folder"
+}
+
+# instructions PRESET: of the kernels that this build has, which are not stripped.
+instructions() {
+  PYTHONPATH=$(module_of "$1") .venv/bin/python -m bench.instructions
 }
 
 # symbols PRESET: no code for one ISA can run in the place of other code.

@@ -10,7 +10,7 @@ from fusedrnn import reference
 CELLS = ("lstm", "gru", "rnn_tanh")
 MODES = ("infer", "train", "step")
 # How a layer is called: fusedrnn's own by arrays, or in the place of torch's modules.
-MODULE_CALLS = ("eager", "compiled", "packed", "pools")
+MODULE_CALLS = ("eager", "cell", "compiled", "packed", "pools")
 CALLS = ("arrays", *MODULE_CALLS)
 
 # B, T, H = I
@@ -39,6 +39,7 @@ MODULE_GRID = {
         (32, 100, 256),
         (64, 50, 512),
     ),
+    "cell": ((1, 16, 32), (1, 16, 128), (1, 16, 512), (1, 16, 1024), (16, 16, 256)),
     "compiled": ((1, 1, 64), (1, 100, 64), (8, 100, 128)),
     "packed": ((8, 50, 128), (32, 50, 256)),
     "pools": ((8, 100, 128), (32, 100, 256)),
@@ -86,6 +87,7 @@ class Case:
 
     ========  ====================================================================
     eager     as they are
+    cell      the module of one step, in a loop over T
     compiled  by `torch.compile`
     packed    on a PackedSequence, of 1 to 2T - 1 steps a sequence, T on average
     pools     as they are, each time after products of large matrices by torch

@@ -2,7 +2,8 @@
 
 ``python -m bench.instructions`` runs fixed work under valgrind's callgrind, on the AVX2 kernels (it
 knows no AVX-512), and fails where one executes more instructions than recorded here. Each compiler
-has counts of its own, to the instruction; the margin is for what differs between its patch levels.
+has counts of its own, to the instruction; the margin is for what differs between its patch levels. The
+module must have its symbols: one from a build folder, not from a wheel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 
 import fusedrnn
+from fusedrnn import _core
 
 MARGIN = 0.02
 #: Both are inclusive: everything that a layer's kernels do, and nothing of Python.
@@ -90,7 +92,10 @@ def count(work: Work) -> int:
     found = re.search(r"Collected : (\d+)", run.stderr)
     if run.returncode != 0 or found is None:
         raise RuntimeError(f"{' '.join(command)}\n{run.stderr}")
-    return int(found.group(1))
+    counted = int(found.group(1))
+    if counted == 0:  # of kernels without names, as in a wheel, whose modules are stripped
+        raise RuntimeError(f"no function called {' or '.join(KERNELS)} in {_core.__file__}")
+    return counted
 
 
 def verdict(change: float) -> str:

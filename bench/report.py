@@ -15,6 +15,7 @@ from .targets import NAMES, RTNEURAL, TARGETS, gain_of_threads, over, rtneural_r
 MODES = {"infer": "Inference", "train": "Training", "step": "One step from Python"}
 MODULES = {
     "eager": "PyTorch's modules",
+    "cell": "PyTorch's modules of one step, in a loop",
     "compiled": "PyTorch's modules by torch.compile",
     "packed": "PyTorch's modules on packed sequences of 1 to 2T - 1 steps",
     "pools": "PyTorch's modules after matrix products by torch",

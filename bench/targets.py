@@ -300,6 +300,27 @@ def no_module_slower(call: str) -> Target:
     return Target(f"no module slower than torch's: {call}", f">= 1.0 ({TIE} is a tie)", judge)
 
 
+def single_steps(bound: float) -> Target:
+    """Judge loops of single steps of an LSTM or GRU of B = 1 and H >= 128 against torch's."""
+
+    def counts(case: cases.Case) -> bool:
+        return (
+            case.call == "cell"
+            and case.mode == "infer"
+            and case.cell in ("lstm", "gru")
+            and case.batch == 1
+            and case.hidden >= 128
+        )
+
+    def judge(results: Sequence[Result]) -> Outcome:
+        found = [v for v in ratios(modules_of(results, "cell")) if counts(v[1].case)]
+        return worst(found, bound, sum(map(counts, cases.modules())))
+
+    return Target(
+        "LSTMCell and GRUCell against torch's: infer, B = 1, H >= 128", f">= {bound}", judge
+    )
+
+
 def module_overhead(mode: str, bound: float) -> Target:
     """Judge what a module's call takes beyond the same by arrays, where little else is done."""
 
@@ -363,6 +384,8 @@ TARGETS = (
     linear("batch"),
     long_sequence(),
     no_module_slower("eager"),
+    no_module_slower("cell"),
+    single_steps(1.3),
     no_module_slower("compiled"),
     no_module_slower("packed"),
     module_overhead("infer", 5),

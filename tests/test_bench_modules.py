@@ -50,7 +50,7 @@ def test_only_packed_problems_have_lengths():
 
 def test_every_call_has_cases_that_count_for_nothing_else():
     planned = cases.modules()
-    assert len(set(planned)) == len(planned) == 3 * 2 * (6 + 3 + 2 + 2)
+    assert len(set(planned)) == len(planned) == 3 * 2 * (6 + 5 + 3 + 2 + 2)
     assert {c.call for c in planned} == set(cases.MODULE_CALLS)
     assert not {*planned} & {*cases.grid()}
     assert str(planned[0]) == "lstm eager infer B=1 T=1 I=H=64"

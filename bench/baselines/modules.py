@@ -34,6 +34,9 @@ def prepare(
     Ours may not take torch's path, nor leave the compiled graph: that would be timed as ours.
     """
     case = problem.case
+    if case.call == "cell":
+        cell = cell_of(library, problem)
+        return [call_of(name, cell, problem, around, loop_of(cell))]
     layer = layer_of(library, problem)
     if case.call == "compiled":
         call = compiled(layer, fullgraph=name == OURS)
@@ -66,6 +69,35 @@ def layer_of(library: Any, problem: Problem) -> Any:
     layer.load_state_dict({name: torch.from_numpy(p) for name, p in problem.parameters.items()})
     layer.strict = True  # of fusedrnn.torch; torch.nn's don't know it
     return layer
+
+
+def cell_of(library: Any, problem: Problem) -> Any:
+    """Return the module of one step, with the parameters of the first layer."""
+    case = problem.case
+    kind, options = LAYERS[case.cell]
+    dtype = getattr(torch, case.dtype)
+    cell = getattr(library, f"{kind}Cell")(case.input, case.hidden, dtype=dtype, **options)
+    values = {
+        name.removesuffix("_l0"): torch.from_numpy(p) for name, p in problem.parameters.items()
+    }
+    cell.load_state_dict(values)
+    cell.strict = True
+    return cell
+
+
+def loop_of(cell: Any) -> Callable[..., Any]:
+    """Return a call over all steps by a cell, of a layer's arguments and results."""
+
+    def call(x: Any, hx: Any) -> Any:
+        two = isinstance(hx, tuple)
+        state: Any = (hx[0][0], hx[1][0]) if two else hx[0]
+        outputs = []
+        for step in x.unbind():
+            state = cell(step, state)
+            outputs.append(state[0] if two else state)
+        return torch.stack(outputs), ((state[0][None], state[1][None]) if two else state[None])
+
+    return call
 
 
 def compiled(layer: Any, fullgraph: bool) -> Callable[..., Any]:
