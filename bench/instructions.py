@@ -2,8 +2,8 @@
 
 ``python -m bench.instructions`` runs fixed work under valgrind's callgrind, on the AVX2 kernels (it
 knows no AVX-512), and fails where one executes more instructions than recorded here. Each compiler
-has counts of its own, to the instruction; the margin is for what differs between its patch levels. The
-module must have its symbols: one from a build folder, not from a wheel.
+has counts of its own, to the instruction; the margin is for what differs between its patch levels.
+The module must have its symbols: one from a build folder, not from a wheel.
 """
 
 from __future__ import annotations

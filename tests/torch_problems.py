@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn.torch
 
+#: Of torch: (2, 13).
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+
 LAYERS = [fusedrnn.torch.LSTM, fusedrnn.torch.GRU, fusedrnn.torch.RNN]
 CELLS = [fusedrnn.torch.LSTMCell, fusedrnn.torch.GRUCell, fusedrnn.torch.RNNCell]
 # With the options that make RNN and RNNCell two cells each, and LSTM with a projection.

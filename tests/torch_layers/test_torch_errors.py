@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 import fusedrnn.torch
-from torch_problems import CELLS, LAYERS, outcome, twins
+from torch_problems import CELLS, LAYERS, TORCH, outcome, twins
 
 CONSTRUCTORS = [
     {"input_size": 0, "hidden_size": 3},
@@ -32,8 +32,9 @@ CONSTRUCTORS = [
 def test_constructors(kind, options):
     found = outcome(lambda: kind(**options))
     wanted = outcome(lambda: kind.torch_class(**options))
-    assert isinstance(wanted, tuple)
-    assert found == wanted
+    if TORCH >= (2, 13):  # older ones take some of these
+        assert isinstance(wanted, tuple)
+    assert found == wanted if isinstance(wanted, tuple) else type(found) is kind
 
 
 def test_the_warning_of_dropout_without_effect():

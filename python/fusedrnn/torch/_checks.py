@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["check_cell", "check_indices", "check_layer", "undo_each_other"]
+__all__ = ["check_cell", "check_indices", "check_layer", "listed", "undo_each_other"]
 
 
 def check_layer(
@@ -173,7 +173,23 @@ def _values(tensor: Tensor) -> Any:
     """Return what a tensor holds, or None where a mode, a transform or torch.compile hides it."""
     if torch.compiler.is_compiling():
         return None
+    functorch = torch._C._functorch
+    while functorch.is_gradtrackingtensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
     try:
-        return tensor.tolist()
+        return listed(tensor)
     except RuntimeError:
         return None
+
+
+def listed(tensor: Tensor) -> Any:
+    """Return `tensor.tolist()` of a tensor that isn't wrapped, within torch.func's transforms too.
+
+    (There torch 2.6 wraps it again on the way.)
+    """
+    if not torch._C._are_functorch_transforms_active():
+        return tensor.tolist()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    with temporarily_clear_interpreter_stack():
+        return tensor.tolist()

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from ._autograd import modes_are_active
+from ._checks import listed
 from ._switches import NotAccelerated, Unsupported, strict
 from ._weights import PLAIN
 
@@ -159,7 +160,7 @@ def _values(tensor: Tensor) -> Any:
         tensor = functorch.get_unwrapped(tensor)
     if torch._C._len_torch_dispatch_stack() > 0 or type(tensor) is FakeTensor:
         return None
-    return tensor.flatten().tolist()
+    return listed(tensor.flatten())
 
 
 def _integers(lengths: Any) -> list[int]:

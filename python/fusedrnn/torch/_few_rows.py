@@ -21,14 +21,18 @@ from ._autograd import Call, modes_are_active
 from ._switches import NotAccelerated, strict
 from ._weights import PLAIN, network_of
 
-__all__ = ["MOST_ROWS", "FewRows", "few_rows", "is_ordinary", "run"]
+__all__ = ["MOST_ROWS", "FewRows", "few_rows", "has_exchange", "is_ordinary", "run"]
 
 #: Of a call, time steps times sequences; see csrc/bindings/unpacked.cpp.
 MOST_ROWS = _core.most_unpacked_rows()
 
-# Since torch 2.10.
-_exchange = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-_available = _exchange is not None and _core.use_tensors(_exchange, list(PLAIN))
+
+@functools.cache
+def has_exchange() -> bool:
+    """Whether this torch has DLPack's C exchange, as of 2.10."""
+    exchange = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    return exchange is not None and _core.use_tensors(exchange, list(PLAIN))
+
 
 _tracing_state = torch._C._get_tracing_state
 _any_autocast = torch._C._is_any_autocast_enabled
@@ -66,7 +70,7 @@ def few_rows(
     step: bool,
 ) -> FewRows | None:
     """Return how these calls are run, or None where they can't be so."""
-    if not _available or min(input_size, hidden_size, num_layers) < 1:
+    if not has_exchange() or min(input_size, hidden_size, num_layers) < 1:
         return None
     network = network_of(cell, input_size, hidden_size, num_layers, bidirectional, bias)
     return FewRows(Call(network, batch_first, step=step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from operator import is_
@@ -242,7 +243,8 @@ class RecurrentLayer:
                 states = [permuted(part, order) for part in states]
         casts = None
         if torch._C._is_any_autocast_enabled():
-            ragged = batch_sizes is not None and bool(batch_sizes[0] != batch_sizes[-1])
+            even = batch_sizes is None or bool(batch_sizes[0] == batch_sizes[-1])
+            ragged = not even or (batch_sizes is not None and not onednn_takes_packed())
             casts = self._casts(ragged, x, states, weights[0])
             if casts is not None and not ragged:
                 x, states = cast_inputs(self.mode, x, states)
@@ -497,6 +499,16 @@ def onednn_takes(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or not torch._C._get_mkldnn_enabled():
         return False
     return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@functools.cache
+def onednn_takes_packed() -> bool:
+    """Return whether torch gives packed sequences of one length to oneDNN, as the newer ones do."""
+    size, x = torch.ones(1, dtype=torch.int64), torch.zeros(1, 1)
+    state, weights = [torch.zeros(1, 1, 1)] * 2, [torch.zeros(4, 1)] * 2
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = torch.lstm(x, size, state, weights, False, 1, 0.0, False, False)[0]
+    return y.dtype is torch.bfloat16
 
 
 # What torch.compiler.assume_constant_result does, besides importing Dynamo, which takes seconds.
