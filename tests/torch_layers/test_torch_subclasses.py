@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 
 import fusedrnn.torch
 from fusedrnn.torch import NotAccelerated, accelerate, restore
-from torch_problems import assert_near, step, tensors
+from torch_problems import TORCH, assert_near, step, tensors
 
 X = torch.randn(5, 2, 4)
 
@@ -178,6 +178,10 @@ class Gated(torch.nn.GRUCell):
     gate = 0.5
 
 
+OVERLAID_IN_EXPORT = pytest.param(
+    Overlaid,
+    marks=pytest.mark.skipif(TORCH < (2, 9), reason="this torch's export loses the attribute"),
+)
 CELLS = [StepTwice, Gated]
 OTHER_WEIGHTS = [Dropping, Looking, LookingCell, Overlaid]
 KINDS = [
@@ -479,7 +483,7 @@ def test_a_parametrized_buffer_hinders_no_second_acceleration():
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's, of its own making
-@pytest.mark.parametrize("kind", [Tripled, Mixed, StepTwice, Overlaid])
+@pytest.mark.parametrize("kind", [Tripled, Mixed, StepTwice, OVERLAID_IN_EXPORT])
 def test_compiled_and_exported(kind):
     torch._dynamo.reset()
     layer = accelerated(kind).eval()
