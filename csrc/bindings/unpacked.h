@@ -15,9 +15,9 @@ namespace py = pybind11;
 class Unpacked {
  public:
   // The most time steps, and rows (steps times sequences), that are done so. Packed weights have to
-  // be watched, by reading all of them at every call; from about so many on that costs less than
-  // what products of packed weights gain.
-  static constexpr Index most_steps = 4, most_rows = 32;
+  // be watched, by reading all of them at every call. That costs less than what their products gain
+  // from about so many steps on, and from so many rows, of which each multiplies by what is read.
+  static constexpr Index most_steps = 4, most_rows = 128;
 
   // `step`: calls are of one step, without a dimension of time or layers, and without y.
   Unpacked(const Model& model, bool bias, bool step, bool batch_first)

@@ -61,7 +61,7 @@ def cell_state(cell: Any, batch: tuple[int, ...], dtype: torch.dtype = torch.flo
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize(("kind", "options"), KINDS, ids=kind_id)
 def test_layers(kind, options, dtype):
-    shapes = [(1, 1, 1, 1), (1, 1, 5, 33), (4, 8, 17, 16), (1, 32, 3, 8), (3, 2, 40, 70)]
+    shapes = [(1, 1, 1, 1), (1, 1, 5, 33), (4, 8, 17, 16), (1, 128, 3, 8), (3, 2, 40, 70)]
     arrangements = itertools.product((1, 2), (False, True), (False, True))
     for n, (layers, both, first) in enumerate(arrangements):
         for steps, batch, inputs, hidden in shapes:
@@ -90,7 +90,7 @@ def test_layers(kind, options, dtype):
 @pytest.mark.parametrize(("kind", "options"), CELL_KINDS, ids=kind_id)
 def test_cells(kind, options, dtype):
     for n, (inputs, hidden) in enumerate([(1, 1), (5, 7), (8, 16), (33, 70)]):
-        for batch in [(), (1,), (2,), (3,), (7,), (32,)]:
+        for batch in [(), (1,), (2,), (3,), (7,), (128,)]:
             ours, theirs = twins(kind, inputs, hidden, bias=n != 1, dtype=dtype, **options)
             x = torch.randn(*batch, inputs, dtype=dtype)
             assert_same_step(ours, theirs, x)

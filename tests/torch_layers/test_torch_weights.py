@@ -11,6 +11,7 @@ import torch
 
 import fusedrnn.torch
 from fusedrnn.torch import _weights
+from fusedrnn.torch._few_rows import MOST_ROWS
 from torch_problems import CELLS, LAYERS, assert_near, tensors, twins
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -37,7 +38,7 @@ def packs(monkeypatch):
 
 def inputs(kind):
     """More rows than are read without packing."""
-    return torch.randn(*((40, 5) if kind in CELLS else (11, 3, 5)))
+    return torch.randn(*((MOST_ROWS + 1, 5) if kind in CELLS else (11, 3, 5)))
 
 
 @pytest.mark.parametrize("kind", [*LAYERS, *CELLS])
@@ -209,7 +210,7 @@ def test_trust_sees_what_counters_see_and_no_more(packs):
 
 def test_single_layers_trust(packs):
     trusting, other = fusedrnn.torch.GRU(5, 7), fusedrnn.torch.GRU(5, 7)
-    cell, x = fusedrnn.torch.LSTMCell(5, 7), torch.randn(11, 40, 5)
+    cell, x = fusedrnn.torch.LSTMCell(5, 7), torch.randn(11, MOST_ROWS + 1, 5)
     trusting.trust = cell.trust = True
     with torch.no_grad():
         for layer, given in ((trusting, x), (other, x), (cell, x[0])):
