@@ -199,11 +199,12 @@ Found<T> unpacked(const Given<T>& given, Order order = Order::time_first) {
 }
 
 // Sums of n products of numbers around 1 differ by some units in the last place, and what follows
-// from them by some more: that far, relative to the largest element.
+// from them by some more: that far, relative to the largest element, or to 1, the size of addends,
+// of which a single element (H = 1) may be the difference.
 template <class T>
 void check_close(const Array<T>& a, const Array<T>& b) {
   REQUIRE(a.size() == b.size());
-  T largest = 0, difference = 0;
+  T largest = 1, difference = 0;
   bool finite = true;
   for (std::size_t i = 0; i < a.size(); ++i) {
     finite = finite && std::isfinite(a[i]);
