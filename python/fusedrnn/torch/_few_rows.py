@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .. import _core
-from . import _differentiable
+from . import _differentiable, _gpu
 from ._autograd import Call, modes_are_active
 from ._switches import NotAccelerated, strict
 from ._weights import PLAIN, network_of
@@ -96,6 +96,8 @@ def run(
     kernels = rows.kernels
     parts = () if states is None else states
     try:
+        if _gpu.on_gpu(weights[0]):
+            return None
         if any(map(_is_negative, (x, *parts, *weights))):  # a sign that memory doesn't show
             return None
         if not _grad_enabled() or not (

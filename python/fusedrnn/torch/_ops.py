@@ -156,6 +156,8 @@ def _few_rows_of(
         return None
     if lengths is not None or batch_sizes is not None or len(weights) < 2 or weights[1].dim() != 2:
         return None
+    if _gpu.on_gpu(weights[0]):
+        return None
     # Whether this is so of all of them, the kernels find out.
     input_size, hidden_size = x.shape[-1], weights[1].shape[-1]
     bias = len(weights) == 4 * num_layers * (2 if bidirectional else 1)
