@@ -20,6 +20,7 @@ from fusedrnn import _network, reference
 SMALL = Case("gru", "train", 4, 6, 5, 5, call="packed")
 VARIANTS = {
     "eager": {OURS, ours(ARRAYS), "torch"},
+    "cell": {OURS, "torch"},
     "compiled": {OURS, "torch"},
     "packed": {OURS, ours(LENGTHS), ours(DENSE), "torch"},
     "pools": {OURS, ours(ALONE), "torch", f"torch:{ALONE}"},
@@ -83,20 +84,21 @@ def test_modules_are_right(torch):
         assert set(result.timings) == VARIANTS[result.case.call]
 
 
-@pytest.mark.parametrize("call", ["eager", "packed", "pools"])
+@pytest.mark.parametrize("call", ["eager", "cell", "packed", "pools"])
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_a_wrong_module_is_caught(torch, monkeypatch, call, mode):
     from bench.baselines import modules
 
-    true = modules.layer_of
+    made = "cell_of" if call == "cell" else "layer_of"
+    true = getattr(modules, made)
 
-    def layer_of(*arguments):
-        layer = true(*arguments)
+    def wrong(*arguments):
+        module = true(*arguments)
         with torch.no_grad():
-            layer.weight_hh_l0[0, 0] += 0.1
-        return layer
+            list(module.parameters())[1][0, 0] += 0.1
+        return module
 
-    monkeypatch.setattr(modules, "layer_of", layer_of)
+    monkeypatch.setattr(modules, made, wrong)
     case = dataclasses.replace(SMALL, call=call, mode=mode)
     result = measure.measure(case, [OURS, "torch"], 1, measure.QUICK)
     assert set(result.wrong) == VARIANTS[call] - {ours(ARRAYS)}
