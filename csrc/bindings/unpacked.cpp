@@ -117,24 +117,13 @@ class Call {
   }
 
   py::object run(bool training) {
-    const Index steps = network_.steps, batch = network_.batch, width = model_.width();
     py::tuple results((of_.is_step() ? 0 : 1) + model_.spec().states + (training ? 1 : 0));
     std::size_t n = 0;
     const auto put = [&](NewTensor made) {
       results[n++] = std::move(made.object);
       return static_cast<T*>(made.data);
     };
-    sequence_.y = {};
-    if (!of_.is_step()) {
-      const Axes& axes = x_axes_;
-      Index sizes[3];
-      sizes[axes.outer] = steps;
-      if (axes.row >= 0) sizes[axes.row] = batch;
-      sizes[axes.rank() - 1] = width;
-      const bool swapped = axes.outer == 1;
-      sequence_.y = {put(new_tensor(sizes, axes.rank(), dtype_of<T>)),
-                     swapped ? width : batch * width, swapped ? steps * width : width};
-    }
+    if (!of_.is_step()) sequence_.y = new_rows(model_.width(), put);
     sequence_.h_n = put(new_state());
     if (model_.spec().states > 1) sequence_.c_n = put(new_state());
     T* kept = nullptr;
@@ -151,6 +140,8 @@ class Call {
     if (!look(kept_object, kept) || !holds<T>(kept) || kept.rank != 1 ||
         kept.shape[0] != kept_size(network_))
       return py::none();
+    const int arrays = 1 + states + model_.count() * (of_.has_bias() ? 4 : 2);
+    if (needed.size() != static_cast<std::size_t>(arrays)) return py::none();
     UnpackedGradients<T> gradients{};
     std::vector<T> memory[3];
     std::size_t n = 0;
@@ -175,18 +166,10 @@ class Call {
       results.append(std::move(made.object));
       return static_cast<T*>(made.data);
     };
-    if (is_needed(0)) {
-      Index sizes[3];
-      if (x_axes_.outer >= 0) sizes[x_axes_.outer] = steps;
-      if (x_axes_.row >= 0) sizes[x_axes_.row] = batch;
-      sizes[x_axes_.rank() - 1] = model_.input;
-      const Index width = model_.input;
-      const bool swapped = x_axes_.outer == 1;
-      gradients.dx = {put(new_tensor(sizes, x_axes_.rank(), dtype_of<T>)),
-                      swapped ? width : batch * width, swapped ? steps * width : width};
-    } else {
+    if (is_needed(0))
+      gradients.dx = new_rows(model_.input, put);
+    else
       results.append(py::none());
-    }
     const auto first_state = [&]() -> T* {
       if (is_needed(results.size())) return put(new_state());
       results.append(py::none());
@@ -194,7 +177,6 @@ class Call {
     };
     gradients.dh_0 = first_state();
     if (states > 1) gradients.dc_0 = first_state();
-    const std::size_t first = 1 + static_cast<std::size_t>(states);
     const auto parameter = [&](Index rows, Index columns) -> T* {
       if (!is_needed(results.size())) {
         results.append(py::none());
@@ -203,9 +185,6 @@ class Call {
       return columns == 0 ? put(new_tensor({rows}, dtype_of<T>))
                           : put(new_tensor({rows, columns}, dtype_of<T>));
     };
-    if (needed.size() !=
-        first + static_cast<std::size_t>(model_.count()) * (of_.has_bias() ? 4 : 2))
-      return py::none();
     std::vector<LayerGradients<T>> parameters;
     const Index rows = model_.spec().gates * model_.hidden;
     for (int i = 0; i < model_.count(); ++i) {
@@ -267,6 +246,19 @@ class Call {
     }
     network_.parameters = parameters_;
     return true;
+  }
+
+  // A new tensor like x, of another width, which `put` takes and gives the memory of.
+  template <class Put>
+  Strided<T> new_rows(Index width, const Put& put) const {
+    const Index steps = network_.steps, batch = network_.batch;
+    Index sizes[3];
+    if (x_axes_.outer >= 0) sizes[x_axes_.outer] = steps;
+    if (x_axes_.row >= 0) sizes[x_axes_.row] = batch;
+    sizes[x_axes_.rank() - 1] = width;
+    T* const data = put(new_tensor(sizes, x_axes_.rank(), dtype_of<T>));
+    if (x_axes_.outer == 1) return {data, width, steps * width};  // batch first
+    return {data, batch * width, width};
   }
 
   NewTensor new_state() const {

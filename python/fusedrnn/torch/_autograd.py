@@ -29,7 +29,16 @@ from ._gpu import DeviceWeights
 from ._switches import NotAccelerated, Unsupported, strict
 from ._weights import as_array, as_tensor, packed_weights
 
-__all__ = ["Call", "FusedRNN", "arrays_of", "backward", "forward", "modes_are_active", "state_of"]
+__all__ = [
+    "Call",
+    "FusedRNN",
+    "arrays_of",
+    "backward",
+    "forward",
+    "modes_are_active",
+    "needs_gradients",
+    "state_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +183,15 @@ _count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 def modes_are_active() -> bool:
     """Whether torch interprets calls: tensors may then be other than they seem (vmap, tracing)."""
     return _transforms_are_active() or _count_dispatch_modes() > 0
+
+
+def needs_gradients(x: Tensor, states: Sequence[Any], weights: Sequence[Any]) -> bool:
+    """Return whether autograd must see the call."""
+    return torch.is_grad_enabled() and (
+        x.requires_grad
+        or any(weight.requires_grad for weight in weights)
+        or any(part is not None and part.requires_grad for part in states)
+    )
 
 
 class FusedRNN(Function):

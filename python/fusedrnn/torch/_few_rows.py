@@ -17,7 +17,7 @@ from torch.autograd import Function, forward_ad
 
 from .. import _core
 from . import _differentiable, _gpu
-from ._autograd import Call, modes_are_active
+from ._autograd import Call, modes_are_active, needs_gradients
 from ._switches import NotAccelerated, strict
 from ._weights import PLAIN, network_of
 
@@ -36,7 +36,6 @@ def has_exchange() -> bool:
 
 _tracing_state = torch._C._get_tracing_state
 _any_autocast = torch._C._is_any_autocast_enabled
-_grad_enabled = torch.is_grad_enabled
 _is_negative: Callable[[Tensor], bool] = Tensor.is_neg
 
 
@@ -100,11 +99,7 @@ def run(
             return None
         if any(map(_is_negative, (x, *parts, *weights))):  # a sign that memory doesn't show
             return None
-        if not _grad_enabled() or not (
-            any(w.requires_grad for w in weights)
-            or x.requires_grad
-            or any(part.requires_grad for part in parts)
-        ):
+        if not needs_gradients(x, parts, weights):
             found: Sequence[Tensor] | None = kernels.infer(x, states, weights)
             return found
     except (TypeError, AttributeError):  # no tensors
@@ -136,7 +131,7 @@ class _Recorded(Function):
         given = len(tensors) - len(call.network.names)  # of states
         states, weights = tensors[:given], tensors[given:]
         needed = ctx.needs_input_grad[2:]
-        if _grad_enabled() or modes_are_active():
+        if torch.is_grad_enabled() or modes_are_active():
             found = None
         else:
             every = needed[: 1 + given] + (False,) * (call.states - given) + needed[1 + given :]

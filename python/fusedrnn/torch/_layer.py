@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._network import Network
 from . import _gpu
-from ._autograd import Call, FusedRNN, state_of
+from ._autograd import Call, FusedRNN, needs_gradients, state_of
 from ._checks import check_indices, check_layer, undo_each_other
 from ._differentiable import by_lengths
 from ._fallback import checked_lengths, decline, is_traced, unseen
@@ -523,15 +523,6 @@ def cast_inputs(mode: str, x: Tensor, states: Sequence[Any]) -> tuple[Tensor, Se
     return (x.float() if x.dtype is low else x), [
         part.float() if part is not None and part.dtype is low else part for part in states
     ]
-
-
-def needs_gradients(x: Tensor, states: Sequence[Any], weights: Sequence[Any]) -> bool:
-    """Return whether autograd must see the call."""
-    return torch.is_grad_enabled() and (
-        x.requires_grad
-        or any(weight.requires_grad for weight in weights)
-        or any(part is not None and part.requires_grad for part in states)
-    )
 
 
 def check_inverse(order: Tensor | None, part: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _gpu
-from ._autograd import Call, FusedRNN, state_of
+from ._autograd import Call, FusedRNN, needs_gradients, state_of
 from ._checks import check_cell
 from ._fallback import decline, is_traced, unseen
 from ._few_rows import few_rows, is_ordinary, run
@@ -17,7 +17,6 @@ from ._layer import (
     check_states,
     finds_as_torch,
     lowered,
-    needs_gradients,
     obstacle_of,
     scriptable,
 )
