@@ -34,9 +34,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # torch's, of its own making, one more in each version
 ]
 
-PACKED_IN_DYNAMO = pytest.mark.skipif(
-    TORCH < (2, 9), reason="this torch's Dynamo can't make a PackedSequence"
-)
+#: Whether Dynamo makes a PackedSequence within a graph; else the graph breaks there.
+PACKED_IN_DYNAMO = TORCH >= (2, 9)
 BACKENDS = ["eager", "aot_eager"]
 SIZES = [(5, 3), (7, 2), (4, 4), (11, 6)]
 
@@ -144,7 +143,6 @@ def test_lengths_in_a_list():
     assert_near(tensors(compiled(x, lengths=[2, 9, 0])), tensors(layer(x, lengths=[2, 9, 0])))
 
 
-@PACKED_IN_DYNAMO
 @pytest.mark.parametrize("kind", LAYERS)
 def test_packed_sequences(kind):
     layer = kind(4, 6)
@@ -153,13 +151,12 @@ def test_packed_sequences(kind):
         y, last = layer(packed, hx)
         return y.data, last
 
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(call, fullgraph=PACKED_IN_DYNAMO, backend="aot_eager")
     packed = pack_sequence(cut(torch.randn(9, 3, 4), [2, 9, 4]), enforce_sorted=False)
     for arguments in ((packed,), (packed, states_of(layer, 3))):
         assert_near(tensors(compiled(*arguments)), tensors(call(*arguments)))
 
 
-@PACKED_IN_DYNAMO
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("enforce_sorted", [True, False])
 @pytest.mark.parametrize("kind", LAYERS)
@@ -176,10 +173,9 @@ def test_packed_sequences_are_one_graph_without_fullgraph(kind, enforce_sorted, 
         else:
             with torch.no_grad():
                 assert_near(tensors(compiled(packed, hx)), tensors(layer(packed, hx)))
-        assert counter.frame_count == 1
+        assert counter.frame_count == 1 or not PACKED_IN_DYNAMO
 
 
-@PACKED_IN_DYNAMO
 def test_a_graph_of_packed_sequences_serves_other_batches():
     layer, counter = fusedrnn.torch.GRU(4, 6), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, dynamic=True)
@@ -187,7 +183,7 @@ def test_a_graph_of_packed_sequences_serves_other_batches():
         for lengths in ([9, 4, 2], [5, 5], [7, 3, 2, 2], [6]):
             packed = pack_sequence(cut(torch.randn(9, len(lengths), 4), lengths))
             assert_near(tensors(compiled(packed)), tensors(layer(packed)))
-    assert counter.frame_count == 1
+    assert counter.frame_count == 1 or not PACKED_IN_DYNAMO
 
 
 def test_operators_are_not_traced_where_the_graph_breaks():
